@@ -1,0 +1,203 @@
+"""Borrow a network, prune inside a `with` block, give it back as it was. Shared by the ViT adapters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from saintprune.adapters.run import Observed, PrunedRun, TokenStream
+from saintprune.errors import SaintpruneError
+from saintprune.plan import Plan, Step
+
+_MARK = "_saintprune_active"
+
+
+class ViTAdapter(ABC):
+    """Prunes a Vision Transformer between the attention and the MLP of chosen blocks.
+
+    The network is not copied and its class is not changed: inside `pruned()` some blocks carry their own `forward`,
+    made of their own submodules, and hooks observe queries and keys; both are removed at the end.
+
+    Args:
+        net: the network.
+        pool: how a head that averages tokens weighs those that are left: "survivors", each the same, or "sizes", each
+            by the patches it stands for (merging methods). Heads that read a special token ignore it.
+    """
+
+    def __init__(self, net: nn.Module, pool: Literal["survivors", "sizes"] = "survivors") -> None:
+        if pool not in ("survivors", "sizes"):
+            raise ValueError(f"pool is {pool!r}, but must be 'survivors' or 'sizes'")
+        self.net, self.by_size = net, pool == "sizes"
+        self._check_supported()
+
+    @property
+    @abstractmethod
+    def blocks(self) -> list[Any]:
+        """The transformer blocks, in order."""
+
+    @property
+    @abstractmethod
+    def prefix(self) -> int:
+        """Number of special tokens, which stand first."""
+
+    @abstractmethod
+    def _check_supported(self) -> None:
+        """Raise `SaintpruneError` where the network is none that this adapter knows."""
+
+    @abstractmethod
+    def _attention_half(self, block: Any, x: Tensor, **kwargs: Any) -> Tensor:
+        """Return x plus the block's attention branch, computed by the block's own submodules."""
+
+    @abstractmethod
+    def _mlp_half(self, block: Any, x: Tensor) -> Tensor:
+        """Return x plus the block's MLP branch, computed by the block's own submodules."""
+
+    @abstractmethod
+    def _attention_modules(self, block: Any) -> tuple[nn.Module, nn.Module, float]:
+        """Return the modules whose outputs are queries and keys [B, heads, N, width], and the logits' scale."""
+
+    @abstractmethod
+    def _grid(self, patches: int) -> tuple[int, int] | None:
+        """Return (rows, columns) of the patch grid."""
+
+    @abstractmethod
+    def _pool(self, stream: TokenStream) -> Callable[..., Tensor] | None:
+        """Return what replaces `net.pool` where tokens weigh differently; None where the head needs no change."""
+
+    def _positioned(self, kwargs: dict[str, Any], stream: TokenStream) -> dict[str, Any]:
+        """Return a block's keyword arguments with what is bound to positions taken along; nothing by default."""
+        return kwargs
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @contextmanager
+    def pruned(self, plan: Plan, *, timed: bool = False, recorded: bool = False) -> Iterator[PrunedRun]:
+        """Prune the network by the plan's vision stages for as long as the `with` block lasts.
+
+        Args:
+            plan: what to prune. Stages of other sites are refused.
+            timed: measure the seconds of each selection (see `PrunedRun`).
+            recorded: keep each reduction (see `PrunedRun`).
+
+        Yields:
+            The run, which tells what the latest forward pass did.
+
+        Raises:
+            SaintpruneError: the plan does not fit the network, or the network is being pruned already.
+        """
+        for name, stage in plan.stages.items():
+            if stage.site != "vision":
+                raise SaintpruneError(
+                    f"stages.{name}.site is {stage.site!r}, but {type(self.net).__name__} is a vision tower alone:"
+                    " only stages with site=vision apply"
+                )
+        if getattr(self.net, _MARK, False):
+            raise SaintpruneError("this network is being pruned already: leave the outer `with` block first")
+        steps = plan.at("vision", self.depth)
+        run = PrunedRun(self.depth, timed, recorded)
+        with ExitStack() as undo:
+            _patch(undo, self.net, _MARK, True)
+            self._install(undo, run, steps)
+            yield run
+
+    def _install(self, undo: ExitStack, run: PrunedRun, steps: dict[int, Step]) -> None:
+        """Put hooks and forwards in place, each with its undoing."""
+        first = min(steps, default=0)
+        carries_sizes = any(step.stage.method.merges for step in steps.values())
+        for layer in range(first, self.depth):
+            block, step, observed = self.blocks[layer], steps.get(layer), None
+            if step is not None:
+                observed = self._observe(undo, block, step.stage.method.reads)
+            forward = self._forward(block, layer, step, observed, run, carries_sizes if layer == first else None)
+            _patch(undo, block, "forward", forward)
+        pool = getattr(self.net, "pool", None)
+        if pool is not None:
+            _patch(undo, self.net, "pool", self._pool_forward(pool, run))
+
+    def _observe(self, undo: ExitStack, block: Any, reads: frozenset[str]) -> Observed:
+        """Hook what the method reads; return where it will be found."""
+        query, key, scale = self._attention_modules(block)
+        observed = Observed(scale)
+
+        def catch_key(module: nn.Module, args: Any, output: Tensor) -> None:
+            observed.key = output
+
+        def catch_query(module: nn.Module, args: Any, output: Tensor) -> None:
+            observed.query = output[:, :, :1] if self.prefix else output.mean(2, keepdim=True)
+
+        if reads & {"keys", "importance"}:
+            undo.callback(key.register_forward_hook(catch_key).remove)
+        if "importance" in reads:
+            undo.callback(query.register_forward_hook(catch_query).remove)
+        return observed
+
+    def _forward(
+        self,
+        block: Any,
+        layer: int,
+        step: Step | None,
+        observed: Observed | None,
+        run: PrunedRun,
+        begins: bool | None,
+    ) -> Callable[..., Tensor]:
+        """Return the forward of one block; `begins` (carry sizes or not) is set for the block that comes first."""
+        original = block.forward
+
+        def forward(x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **kwargs: Any) -> Tensor:
+            if attn_mask is not None or is_causal:
+                raise SaintpruneError("pruning does not support attn_mask or is_causal given to the network")
+            if begins is not None:
+                run.begin(self._stream(x, begins))
+            stream = run.stream
+            assert stream is not None
+            kwargs = self._positioned(kwargs, stream)
+            mask = stream.attention_mask(x.dtype)
+            if step is None or observed is None:
+                return original(x, attn_mask=mask, **kwargs)
+            x = self._attention_half(block, x, attn_mask=mask, **kwargs)
+            sizes = stream.sizes
+            stream.bias_sizes = stream.bias_sizes or (step.stage.method.merges and step.stage.proportional_attention)
+            reduction = run.select(step, x, layer, observed)
+            observed.query = observed.key = None
+            return self._mlp_half(block, reduction.apply(x, sizes))
+
+        return forward
+
+    def _stream(self, x: Tensor, carries_sizes: bool) -> TokenStream:
+        """Return the bookkeeping of a forward pass whose tokens [B, N, D] are still all there."""
+        patches = x.shape[1] - self.prefix
+        stream = TokenStream(x.shape[1], self.prefix, patches, self._grid(patches))
+        if carries_sizes:
+            stream.sizes = torch.ones(x.shape[:2], device=x.device)
+        return stream
+
+    def _pool_forward(self, original: Callable[..., Tensor], run: PrunedRun) -> Callable[..., Tensor]:
+        """Return a `net.pool` that leaves out padding and, where asked for, weighs tokens by their sizes."""
+
+        def pool(x: Tensor, pool_type: str | None = None) -> Tensor:
+            replacement = None if run.stream is None else self._pool(run.stream)
+            return original(x, pool_type) if replacement is None else replacement(x, pool_type)
+
+        return pool
+
+
+def _patch(undo: ExitStack, module: nn.Module, name: str, value: Any) -> None:
+    """Set an instance attribute and register its undoing: the state before, to the letter."""
+    had, before = name in module.__dict__, module.__dict__.get(name)
+    module.__dict__[name] = value
+
+    def restore() -> None:
+        if had:
+            module.__dict__[name] = before
+        else:
+            del module.__dict__[name]
+
+    undo.callback(restore)

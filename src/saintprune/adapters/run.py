@@ -1,0 +1,210 @@
+"""What a pruned forward pass carries from block to block, and what it tells afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from saintprune.plan import Step
+from saintprune.reduction import LayerState, Reduction
+
+
+@dataclass(frozen=True, eq=False)
+class LayerEvent:
+    """One pruned layer of the latest forward pass.
+
+    Attributes:
+        stage: name of the plan's stage.
+        layer: 0-based number of the block.
+        lengths_before: tokens of each sample before, special ones included: a number, or [B] where samples differ.
+        lengths_after: the same after.
+        seconds: time to prepare the state and select, measured in a run with `timed=True`; else None.
+        reduction: what was selected, in a run with `recorded=True`; else None.
+    """
+
+    stage: str
+    layer: int
+    lengths_before: int | Tensor
+    lengths_after: int | Tensor
+    seconds: float | None = None
+    reduction: Reduction | None = None
+
+    @property
+    def tokens_before(self) -> float:
+        """Mean tokens per sample before, special ones included."""
+        return _mean(self.lengths_before)
+
+    @property
+    def tokens_after(self) -> float:
+        """Mean tokens per sample after, special ones included."""
+        return _mean(self.lengths_after)
+
+
+@dataclass(eq=False)
+class TokenStream:
+    """The tokens' bookkeeping during one forward pass.
+
+    Attributes:
+        tokens: slots of a sample now, special tokens and padding included.
+        patches_at_entry: patches that entered the network.
+        positions: [B, P] int64, place of each patch in the image's grid; None while nothing was pruned.
+        sizes: [B, N] float32, kept only where some method merges.
+        valid: [B, N] bool; None while there is no padding.
+        bias_sizes: whether attention is proportional to sizes from here on.
+        version: grows with each reduction, so that what depends on `positions` can be cached.
+    """
+
+    tokens: int
+    prefix: int
+    patches_at_entry: int
+    grid: tuple[int, int] | None
+    positions: Tensor | None = None
+    sizes: Tensor | None = None
+    valid: Tensor | None = None
+    bias_sizes: bool = False
+    version: int = 0
+
+    def lengths(self) -> int | Tensor:
+        """Return the real tokens of each sample: a number, or [B]."""
+        return self.tokens if self.valid is None else self.valid.sum(1)
+
+    def attention_mask(self, dtype: torch.dtype) -> Tensor | None:
+        """Return [B, 1, 1, N] for scaled-dot-product attention: bool (padding), float (log sizes), or None."""
+        if self.sizes is not None and self.bias_sizes:
+            bias = self.sizes.clamp_min(1e-12).log()
+            bias = bias if self.valid is None else bias.masked_fill(~self.valid, -torch.inf)
+            return bias.to(dtype)[:, None, None]
+        return None if self.valid is None else self.valid[:, None, None]
+
+    def pool_weights(self, by_size: bool) -> Tensor | None:
+        """Return [B, N] weights of the tokens in a pooling head; None where all weigh the same."""
+        if by_size and self.sizes is not None:
+            return self.sizes if self.valid is None else self.sizes * self.valid
+        return None if self.valid is None else self.valid.float()
+
+    def advance(self, reduction: Reduction) -> None:
+        """Follow a reduction."""
+        if self.sizes is not None:
+            self.sizes = reduction.apply_sizes(self.sizes)
+        kept = (reduction.keep[:, self.prefix :] - self.prefix).clamp_min(0)  # padding may point anywhere
+        self.positions = kept if self.positions is None else self.positions.gather(1, kept)
+        self.valid = reduction.valid
+        self.tokens = reduction.keep.shape[1]
+        self.version += 1
+
+
+@dataclass(eq=False)
+class PrunedRun:
+    """The handle that `pruned()` gives: what the latest forward pass did.
+
+    Attributes:
+        depth: blocks of the network.
+        timed: measure the seconds of each selection; it synchronises the device, so do not time the whole meanwhile.
+        recorded: keep each layer's reduction in its event.
+        events: one `LayerEvent` per pruned layer of the latest forward pass.
+        stream: bookkeeping of the latest forward pass; `stream.positions` are the surviving patches.
+    """
+
+    depth: int
+    timed: bool = False
+    recorded: bool = False
+    events: list[LayerEvent] = field(default_factory=list)
+    stream: TokenStream | None = None
+
+    def begin(self, stream: TokenStream) -> None:
+        """Start a forward pass."""
+        self.stream, self.events = stream, []
+
+    @torch.no_grad()
+    def select(self, step: Step, x: Tensor, layer: int, observed: Observed) -> Reduction:
+        """Ask the step's method which tokens survive, and follow its answer.
+
+        Args:
+            step: the pruned layer.
+            x: [B, N, D], tokens after attention.
+            layer: 0-based number of the block.
+            observed: what was seen of the layer's attention.
+        """
+        stream, stage = self.stream, step.stage
+        assert stream is not None
+        started = self._now(x.device)
+        state = LayerState(
+            keys=observed.mean_keys() if "keys" in stage.method.reads else x[..., :0],
+            prefix=stream.prefix,
+            tokens=x,
+            sizes=stream.sizes,
+            valid=stream.valid,
+            positions=stream.positions,
+            grid=stream.grid,
+            layer=layer,
+            depth=self.depth,
+            budget=step.budget(stream.patches_at_entry),
+            attention=observed.attention(stream.attention_mask(torch.float32)),
+        )
+        reduction = stage.method.select(state)
+        seconds = self._now(x.device) - started
+        before = stream.lengths()
+        stream.advance(reduction)
+        event = LayerEvent(step.name, layer, before, stream.lengths(), seconds if self.timed else None)
+        self.events.append(event if not self.recorded else _with_reduction(event, reduction))
+        return reduction
+
+    @property
+    def tokens_at_entry(self) -> float:
+        """Tokens of a sample before the first block, special ones included."""
+        assert self.stream is not None, "no forward pass was made yet"
+        return float(self.stream.patches_at_entry + self.stream.prefix)
+
+    @property
+    def tokens_per_layer(self) -> list[float]:
+        """Mean tokens per sample that leave each block, special ones included."""
+        tokens, after = self.tokens_at_entry, {event.layer: event.tokens_after for event in self.events}
+        return [tokens := after.get(layer, tokens) for layer in range(self.depth)]
+
+    def _now(self, device: torch.device) -> float:
+        if self.timed and device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+
+@dataclass(eq=False)
+class Observed:
+    """Queries and keys of one attention layer, caught by hooks: [B, heads, N, head width]."""
+
+    scale: float
+    query: Tensor | None = None
+    key: Tensor | None = None
+
+    def mean_keys(self) -> Tensor:
+        """Return [B, N, C] float32: the keys averaged over heads."""
+        assert self.key is not None
+        return self.key.mean(1, dtype=torch.float32)  # (b, h, n, c) -> (b, n, c)
+
+    def attention(self, mask: Tensor | None) -> Callable[[], Tensor]:
+        """Return a function that recomputes one row of attention, [B, N]: what the query row gives to each token.
+
+        The query row is the first token where there is a special one, else the mean of all queries.
+        """
+
+        def row() -> Tensor:
+            assert self.key is not None and self.query is not None
+            logits = self.query.float() @ self.key.float().mT * self.scale  # (b, h, 1, n)
+            if mask is not None and mask.dtype == torch.bool:
+                logits = logits.masked_fill(~mask, -torch.inf)
+            elif mask is not None:
+                logits = logits + mask
+            return logits.softmax(-1).mean(1)[:, 0]
+
+        return row
+
+
+def _with_reduction(event: LayerEvent, reduction: Reduction) -> LayerEvent:
+    return LayerEvent(event.stage, event.layer, event.lengths_before, event.lengths_after, event.seconds, reduction)
+
+
+def _mean(lengths: int | Tensor) -> float:
+    return lengths.double().mean().item() if isinstance(lengths, Tensor) else float(lengths)

@@ -1,0 +1,19 @@
+"""The one exception that means "the user can mend this"."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SaintpruneError(Exception):
+    """A mistake in a config, a path, a file or a plan; the message says what, where and what next.
+
+    The command line prints the message alone, without a traceback, and exits with a code other than 0.
+    """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

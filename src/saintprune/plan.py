@@ -1,0 +1,175 @@
+"""A pruning plan: which method works on which layers of which part of a model, and how many tokens it leaves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from saintprune.errors import SaintpruneError
+from saintprune.reduction import Reducer
+from saintprune.reduction.baselines import KeepAll
+
+SITES = ("vision", "projector", "language")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many patches each pruned layer leaves; it drives any method, so that methods can be set beside each other
+    at equal cost. Give exactly one of the two.
+
+    Attributes:
+        drop: share of the patches that is gone after the last pruned layer, 0..1; the pruned layers share it evenly.
+        keep: patches that the first, second, … pruned layer leaves: shares of the patches that entered the network
+            (floats, 0..1), or numbers of patches (ints).
+    """
+
+    drop: float | None = None
+    keep: tuple[float | int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if (self.drop is None) == (self.keep is None):
+            raise ValueError("a schedule needs exactly one of `drop` and `keep`")
+        if self.drop is not None and not 0 <= self.drop <= 1:
+            raise ValueError(f"schedule.drop is {self.drop}, but a share lies in 0..1")
+        if self.keep is not None:
+            object.__setattr__(self, "keep", tuple(self.keep))
+            for value in self.keep:
+                if value < 0 or (isinstance(value, float) and value > 1):
+                    raise ValueError(
+                        f"schedule.keep has {value}, but numbers of patches (ints) are >= 0 and shares (floats) lie in"
+                        " 0..1"
+                    )
+
+    def budget(self, step: int, steps: int, patches: int) -> int:
+        """Return the patches to leave.
+
+        Args:
+            step: which of the pruned layers, from 0.
+            steps: how many layers are pruned.
+            patches: number that entered the network.
+        """
+        if self.keep is not None:
+            value = self.keep[step]
+            return round(value * patches) if isinstance(value, float) else value
+        assert self.drop is not None
+        return max(1, patches - round(self.drop * patches * (step + 1) / steps))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One method at one site.
+
+    Attributes:
+        site: "vision", "projector" or "language".
+        layers: "all", "first_half", a slice such as "7:17", or block numbers (0-based).
+        method: the reducer.
+        schedule: tokens to leave per pruned layer; required by methods that rank but do not decide how many.
+        proportional_attention: let a merged token be attended to as the patches it stands for; merging only.
+    """
+
+    site: str
+    layers: str | Sequence[int]
+    method: Reducer
+    schedule: Schedule | None = None
+    proportional_attention: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the values that can be checked without a model."""
+        if self.site not in SITES:
+            raise ValueError(f"site is {self.site!r}, but must be one of {', '.join(SITES)}")
+        if not isinstance(self.layers, str):
+            object.__setattr__(self, "layers", tuple(self.layers))
+        elif self.layers not in ("all", "first_half") and not re.fullmatch(r"-?\d*:-?\d*", self.layers):
+            raise ValueError(
+                f"layers is {self.layers!r}, but must be a list of block numbers, 'all', 'first_half' or a slice"
+                " such as '7:17'"
+            )
+        if self.schedule is None and not self.method.decides:
+            raise ValueError(
+                f"{type(self.method).__name__} ranks tokens but does not decide how many to keep: give the stage a"
+                " schedule, for example schedule.drop=0.5"
+            )
+
+    def resolve(self, depth: int, name: str = "stage") -> tuple[int, ...]:
+        """Return the block numbers in a network of `depth` blocks; `name` is for the error message."""
+        if self.layers == "all":
+            return tuple(range(depth))
+        if self.layers == "first_half":
+            return tuple(range(depth // 2))
+        if isinstance(self.layers, str):
+            first, last = (int(end) if end else None for end in self.layers.split(":"))
+            for end in (first, last):
+                if end is not None and abs(end) > depth:
+                    raise SaintpruneError(f"{name}.layers is {self.layers!r}, but the network has {depth} blocks")
+            numbers = tuple(range(depth))[first:last]
+            if not numbers:
+                raise SaintpruneError(f"{name}.layers is {self.layers!r}, which selects none of {depth} blocks")
+            return numbers
+        for number in self.layers:
+            if not 0 <= number < depth:
+                raise SaintpruneError(
+                    f"{name}.layers has {number}, but the network has {depth} blocks (0..{depth - 1})"
+                )
+        return tuple(sorted(set(self.layers)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Named stages. An empty plan prunes nothing.
+
+    Attributes:
+        stages: by name; two stages of one site must not share a layer.
+        calibrated: where the numbers come from, if a calibration wrote them: model, dataset, target and result.
+    """
+
+    stages: Mapping[str, Stage] = field(default_factory=dict)
+    calibrated: Mapping[str, object] | None = None
+
+    @classmethod
+    def vision(cls, method: Reducer, layers: str | Sequence[int] = "first_half", **stage: object) -> Plan:
+        """Return the plan of one method in the vision tower; `stage` takes the other attributes of `Stage`."""
+        return cls({"vision": Stage("vision", layers, method, **stage)})  # type: ignore[arg-type]
+
+    def at(self, site: str, depth: int) -> dict[int, Step]:
+        """Return what is to be done at each pruned block of a network with `depth` blocks.
+
+        Raises:
+            SaintpruneError: a layer that the network lacks, a schedule that is too short, or two stages on one layer.
+        """
+        steps: dict[int, Step] = {}
+        for name, stage in self.stages.items():
+            if stage.site != site:
+                continue
+            layers = stage.resolve(depth, f"stages.{name}")
+            planned = len(stage.schedule.keep) if stage.schedule and stage.schedule.keep is not None else len(layers)
+            if planned != len(layers):
+                raise SaintpruneError(
+                    f"stages.{name}.schedule.keep has {planned} entries, but layers={stage.layers!r} are"
+                    f" {len(layers)} of {depth} blocks: give one entry per pruned layer"
+                )
+            for number, layer in enumerate(layers):
+                if layer in steps:
+                    raise SaintpruneError(f"stages {steps[layer].name!r} and {name!r} both prune layer {layer}")
+                steps[layer] = Step(name, stage, number, len(layers))
+        return steps
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pruned layer: its stage, the stage's name, and that it is the `number`-th of the stage's `total` layers."""
+
+    name: str
+    stage: Stage
+    number: int
+    total: int
+
+    def budget(self, patches: int) -> int | None:
+        """Return the patches to leave of those that entered the network; None without a schedule."""
+        schedule = self.stage.schedule
+        return None if schedule is None else schedule.budget(self.number, self.total, patches)
+
+
+IDENTITY = Plan({"vision": Stage("vision", "all", KeepAll())})
+"""A plan that walks the whole path and prunes nothing."""

@@ -1,0 +1,135 @@
+"""What a method sees (`LayerState`), what it answers (`Reduction`), and what it is (`Reducer`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LayerState:
+    """The tokens of one layer, as much of them as the method asked for in `Reducer.reads`.
+
+    `B` samples, `N` tokens of which the first `prefix` are special (class, distillation, registers) and
+    `P = N - prefix` are patches. Padding, where there is any, stands at the end of a sample.
+
+    Attributes:
+        keys: [B, N, C] float32, attention keys averaged over heads; C = 0 where the method does not read them.
+        prefix: number of special tokens; they stand first and always survive.
+        tokens: [B, N, D], the tokens themselves, before they are reduced.
+        sizes: [B, N] float, patches that a token stands for; None means 1 each.
+        valid: [B, N] bool, False marks padding; None means no padding.
+        positions: [B, P] int64, index of each patch in the image's row-major grid; None means 0..P-1.
+        grid: (rows, columns) of the patch grid of the image, where the network has one.
+        layer: 0-based number of the block.
+        depth: number of blocks.
+        budget: patches to leave, given by a `Schedule`; None leaves the number to the method.
+        attention: a function that computes `importance`.
+    """
+
+    keys: Tensor
+    prefix: int = 0
+    tokens: Tensor | None = None
+    sizes: Tensor | None = None
+    valid: Tensor | None = None
+    positions: Tensor | None = None
+    grid: tuple[int, int] | None = None
+    layer: int = 0
+    depth: int = 1
+    budget: int | None = None
+    attention: Callable[[], Tensor] | None = None
+
+    @property
+    def patches(self) -> int:
+        """Number of non-special slots P of a sample, padding included."""
+        return self.keys.shape[1] - self.prefix
+
+    @property
+    def patch_valid(self) -> Tensor | None:
+        """[B, P] bool, the part of `valid` that belongs to patches."""
+        return None if self.valid is None else self.valid[:, self.prefix :]
+
+    def importance(self) -> Tensor:
+        """Return [B, N]: attention that each token receives from the query row, averaged over heads."""
+        if self.attention is None:
+            raise ValueError("importance was not recorded: name it in the method's `reads`")
+        return self.attention()
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """Which tokens survive, in which order, and where the others go.
+
+    Attributes:
+        keep: [B, M] int64, indices into 0..N-1 of the survivors, special tokens first.
+        valid: [B, M] bool, False marks slots that only pad a sample to M; None means that all are real.
+        merge_to: [B, N] int64, the slot 0..M-1 that each input token joins, -1 for none; None means that tokens
+            outside `keep` are dropped.
+    """
+
+    keep: Tensor
+    valid: Tensor | None = None
+    merge_to: Tensor | None = None
+
+    def apply(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Return the tokens that are left: gathered, or averaged with weights `sizes` where they merge.
+
+        Args:
+            x: [B, N, D].
+            sizes: [B, N], patches per token; None means 1 each. Only merging reads it.
+
+        Returns:
+            [B, M, D] of the dtype of `x`.
+        """
+        if self.merge_to is None:
+            return _gather(x, self.keep)
+        weights = torch.ones_like(self.merge_to, dtype=torch.float32) if sizes is None else sizes
+        total = self._sum(weights[..., None]).clamp_min(1e-12)  # (b, m, 1); a padding slot may hold nothing
+        return (self._sum(x.float() * weights[..., None]) / total).to(x.dtype)
+
+    def apply_sizes(self, sizes: Tensor) -> Tensor:
+        """Return [B, M]: patches that each survivor stands for, given [B, N] before."""
+        if self.merge_to is None:
+            return sizes.gather(1, self.keep)
+        return self._sum(sizes[..., None])[..., 0]
+
+    def _sum(self, x: Tensor) -> Tensor:
+        """Sum [B, N, D] over the tokens that join each slot -> [B, M, D]."""
+        assert self.merge_to is not None
+        (batch, slots), width = self.keep.shape, x.shape[-1]
+        # one spare slot a sample takes what is dropped; rows are added whole, which is what CPUs and GPUs do fast
+        slot = torch.where(self.merge_to < 0, slots, self.merge_to)
+        flat = slot + torch.arange(batch, device=x.device)[:, None] * (slots + 1)
+        out = x.new_zeros(batch * (slots + 1), width).index_add_(0, flat.flatten(), x.flatten(0, 1))
+        return out.view(batch, slots + 1, width)[:, :slots]
+
+
+class Reducer(ABC):
+    """A method: a frozen dataclass whose `select` maps a `LayerState` to a `Reduction`.
+
+    Attributes:
+        reads: what of the layer must be observed for it: any of "keys" and "importance".
+        merges: whether its reductions carry `merge_to`, so that sizes and proportional attention matter.
+        decides: whether it finds the number of tokens by itself; if not, the stage needs a `Schedule`.
+    """
+
+    reads: ClassVar[frozenset[str]] = frozenset({"keys"})
+    merges: ClassVar[bool] = False
+    decides: ClassVar[bool] = False
+
+    @abstractmethod
+    def select(self, state: LayerState) -> Reduction:
+        """Choose the survivors of one layer; `state.budget`, where given, is how many patches to leave."""
+
+
+def _gather(x: Tensor, index: Tensor) -> Tensor:
+    """Gather rows: x [B, N, D], index [B, M] -> [B, M, D]."""
+    batch, tokens, width = x.shape
+    flat = index + torch.arange(batch, device=x.device)[:, None] * tokens
+    # index_select copies whole rows: several times faster on CPUs than torch.gather with an expanded index
+    return x.reshape(batch * tokens, width).index_select(0, flat.flatten()).view(batch, -1, width)

@@ -1,0 +1,70 @@
+"""From masks, scores and orders over patches to a `Reduction`: the last step that methods share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saintprune.reduction.interface import LayerState, Reduction
+
+
+def keep_all(state: LayerState) -> Reduction:
+    """Every token survives where it is."""
+    batch, tokens = state.keys.shape[:2]
+    return Reduction(torch.arange(tokens, device=state.keys.device).expand(batch, tokens), state.valid)
+
+
+def keep_masked(state: LayerState, mask: Tensor, count: int | None = None) -> Reduction:
+    """The special tokens and the masked patches survive, in their order.
+
+    Args:
+        state: the layer.
+        mask: [B, P] bool over patches; padding never survives, whatever the mask says.
+        count: number of True per row where it is the same for all rows and known; it saves a device
+            synchronisation. Ignored where the state has padding.
+
+    Returns:
+        A reduction with M = the largest count of a row; shorter rows are padded at their end.
+    """
+    if state.patch_valid is not None:
+        mask, count = mask & state.patch_valid, None
+    mask = torch.cat([mask.new_ones(mask.shape[0], state.prefix), mask], dim=1)  # (b, p) -> (b, n)
+    batch, tokens = mask.shape
+    lengths = mask.sum(1)
+    width, shortest = (count + state.prefix,) * 2 if count is not None else _extent(lengths)
+    # each survivor's slot is the number of survivors before it; all others share one spare slot at the end
+    slot = torch.where(mask, mask.cumsum(1) - 1, width)
+    index = torch.arange(tokens, device=mask.device).expand(batch, tokens)
+    keep = index.new_zeros(batch, width + 1).scatter_(1, slot, index)[:, :width]
+    if shortest == width:
+        return Reduction(keep)
+    return Reduction(keep, torch.arange(width, device=mask.device) < lengths[:, None])
+
+
+def keep_top(state: LayerState, scores: Tensor, count: int) -> Reduction:
+    """The special tokens and the `count` patches with the largest scores survive, in their order.
+
+    Args:
+        state: the layer.
+        scores: [B, P]; ties go to the earlier patch.
+        count: patches to leave in each sample.
+    """
+    count = min(max(count, 0), state.patches)
+    if state.patch_valid is not None:
+        scores = scores.masked_fill(~state.patch_valid, -torch.inf)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order[:, :count], True)
+    return keep_masked(state, mask, count)
+
+
+def required_budget(state: LayerState, method: str) -> int:
+    """Return the number of patches to leave, for methods that rank but do not decide how many."""
+    if state.budget is None:
+        raise ValueError(f"{method} ranks tokens but does not decide how many to keep: give the stage a schedule")
+    return state.budget
+
+
+def _extent(lengths: Tensor) -> tuple[int, int]:
+    """Return (largest, smallest) of the lengths with one transfer from the device."""
+    largest, smallest = torch.stack([lengths.max(), lengths.min()]).tolist()
+    return largest, smallest
