@@ -1,3 +1,52 @@
-"""saintprune: training-free token reduction for Vision Transformers."""
+"""saintprune: training-free token reduction for Vision Transformers.
+
+from saintprune import Plan, Saint, TimmViT
+with TimmViT(net).pruned(Plan.vision(Saint(threshold=0.9))) as run:
+    logits = net(images)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from saintprune.adapters.timm_eva import TimmEva
+    from saintprune.adapters.timm_vit import TimmViT
+    from saintprune.errors import SaintpruneError
+    from saintprune.plan import Plan, Schedule, Stage
+    from saintprune.reduction.interface import LayerState, Reducer, Reduction
+    from saintprune.reduction.saint import Saint
+    from saintprune.reduction.tome import ToMe
+
+__all__ = [
+    "LayerState",
+    "Plan",
+    "Reducer",
+    "Reduction",
+    "Saint",
+    "SaintpruneError",
+    "Schedule",
+    "Stage",
+    "TimmEva",
+    "TimmViT",
+    "ToMe",
+]
+
+_HOMES = {
+    "saintprune.adapters.timm_eva": ("TimmEva",),
+    "saintprune.adapters.timm_vit": ("TimmViT",),
+    "saintprune.errors": ("SaintpruneError",),
+    "saintprune.plan": ("Plan", "Schedule", "Stage"),
+    "saintprune.reduction.interface": ("LayerState", "Reducer", "Reduction"),
+    "saintprune.reduction.saint": ("Saint",),
+    "saintprune.reduction.tome": ("ToMe",),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is exported here when it is first used, so that the command line answers without loading torch."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,138 @@
+"""Fit a linear head on the frozen, unpruned features of a dataset's training split.
+
+    python scripts/fit_probe.py --model vit_s14 --dataset elpv
+
+The strength of the L2 penalty is chosen by cross-validation on the training split; the test split is scored once,
+at the end. Extra KEY=VALUE arguments override the configs, such as ``dataset.path=FOLDER``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from saintprune.data.base import ImageData
+from saintprune.errors import SaintpruneError
+from saintprune.models import heads, probe
+from saintprune.models.loaded import LoadedModel
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def main() -> int:
+    """Fit, score and save one head; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # pyright: ignore[reportOptionalMemberAccess]
+    parser.add_argument("--model", required=True, help="a file in conf/model, such as vit_s14")
+    parser.add_argument("--dataset", required=True, help="a file in conf/dataset, such as elpv")
+    parser.add_argument("--out", type=Path, default=heads.COMMITTED, help="folder of the head and its record")
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE, such as dataset.path=FOLDER")
+    arguments = parser.parse_args()
+    try:
+        fit_probe(arguments.model, arguments.dataset, arguments.out, arguments.overrides)
+    except SaintpruneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def fit_probe(model: str, dataset: str, out: Path, overrides: list[str]) -> None:
+    """Fit the head of `model` for `dataset` and write it with its record to `out`."""
+    loaded, data = load(model, dataset, overrides)
+    if loaded.weights_sha256 is None or data.classes is None:
+        raise SaintpruneError(f"a head needs identified weights and labels; {model} on {dataset} lacks one of them")
+    heads.without_classifier(loaded.net)
+    train = features(loaded, data.train_dataloader())
+    l2, scores = probe.choose_l2(*train)
+    fitted = probe.fit(*train, l2)
+    head = heads.Head(
+        weight=fitted.weight.float(),
+        bias=fitted.bias.float(),
+        classes=data.classes,
+        model=model,
+        dataset=dataset,
+        features_sha256=loaded.weights_sha256,
+        global_pool=str(loaded.source["global_pool"]),
+    )
+    test = features(loaded, data.test_dataloader())
+    record = {
+        "model": model,
+        "dataset": dataset,
+        "classes": list(data.classes),
+        "cv_accuracy": scores[l2],
+        "train_accuracy": fitted.accuracy(*train),
+        "test_accuracy": probe.Probe(head.weight.double(), head.bias.double()).accuracy(*test),
+        "l2": l2,
+        "cv_accuracy_by_l2": {f"{key:.3g}": value for key, value in scores.items()},
+        "cv_folds": probe.FOLDS,
+        "num_train": len(train[1]),
+        "num_test": len(test[1]),
+        "seeds": "none: the split, the folds and the fit draw no random numbers",
+        "features": dict(loaded.source),
+        "versions": {name: version(name) for name in ("saintprune", "torch", "timm", "pillow")},
+        "commit": commit(),
+        "licence": f"derived from the images of {dataset} ({data.licence}); the head falls under the same terms",
+    }
+    heads.save(head, out / f"{model}-{dataset}.safetensors", record)
+    print(
+        f"wrote {out / f'{model}-{dataset}.safetensors'}: L2 {l2:.3g}, accuracy {record['cv_accuracy']:.4f} "
+        f"cross-validated, {record['train_accuracy']:.4f} train, {record['test_accuracy']:.4f} test"
+    )
+
+
+def load(model: str, dataset: str, overrides: list[str]) -> tuple[LoadedModel, ImageData]:
+    """Return model and data as their config files say."""
+    for kind, name in (("model", model), ("dataset", dataset)):
+        if not (CONF / kind / f"{name}.yaml").is_file():
+            known = ", ".join(sorted(path.stem for path in (CONF / kind).glob("*.yaml")))
+            raise SaintpruneError(f"there is no conf/{kind}/{name}.yaml; there are: {known}")
+    config: Any = OmegaConf.create(
+        {
+            "model": OmegaConf.load(CONF / f"model/{model}.yaml"),
+            "dataset": OmegaConf.load(CONF / f"dataset/{dataset}.yaml"),
+        }
+    )
+    config.merge_with_dotlist(overrides)
+    loaded = instantiate(config.model.net)
+    data = instantiate(config.dataset)(transform=loaded.transform, input_size=loaded.input_size, batch_size=32)
+    data.setup("fit")
+    return loaded, data
+
+
+@torch.no_grad()  # not inference_mode: the fit differentiates through these features
+def features(loaded: LoadedModel, loader: Any) -> tuple[Tensor, Tensor]:
+    """Return the pooled features (N, D) and labels (N,) of all batches."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net, begin, collected = loaded.net.to(device), time.perf_counter(), []
+    for images, labels in loader:
+        collected.append((net(images.to(device)).float().cpu(), labels))
+        print(
+            f"\r{sum(len(label) for _, label in collected)} images, {time.perf_counter() - begin:.0f} s",
+            end="",
+        )
+    print()
+    return torch.cat([feature for feature, _ in collected]), torch.cat([label for _, label in collected])
+
+
+def commit() -> str | None:
+    """Return the checkout's commit, with ``-dirty`` if files differ from it, or None outside a checkout."""
+
+    def git(*arguments: str) -> str | None:
+        answer = subprocess.run(["git", *arguments], cwd=CONF, capture_output=True, text=True)
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    head = git("rev-parse", "HEAD")
+    return f"{head}-dirty" if head and git("status", "--porcelain", ":/") else head
+
+
+if __name__ == "__main__":
+    sys.exit(main())

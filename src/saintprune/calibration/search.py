@@ -1,0 +1,173 @@
+"""Find the threshold, or the schedule, that meets a target on unlabelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from saintprune.adapters.base import ViTAdapter
+from saintprune.calibration.targets import Measured, Target
+from saintprune.errors import SaintpruneError
+from saintprune.evaluation.timing import BenchmarkSettings, pass_seconds, time_in_turn
+from saintprune.metrics.flops import count_flops
+from saintprune.metrics.intervals import median
+from saintprune.plan import Plan, Schedule
+from saintprune.reduction.baselines import KeepAll
+
+DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Knob:
+    """The one number of a plan that calibration turns: the method's threshold, or the schedule's total drop.
+
+    A method with a threshold and no schedule is turned by its threshold, `1 - 2 strength²` (from 1, which drops least,
+    to -1, and finest near 1, where the keys of real networks lie); any other by `schedule.drop`, from 0 to 1.
+    """
+
+    plan: Plan
+    stage: str
+    name: str
+
+    @classmethod
+    def of(cls, plan: Plan) -> Knob:
+        """Return the knob of a plan with one stage.
+
+        Raises:
+            SaintpruneError: the plan has no stage, several, or a method without a number to turn.
+        """
+        if len(plan.stages) != 1:
+            raise SaintpruneError(f"calibration turns one number, but the plan has {len(plan.stages)} stages, not one")
+        ((name, stage),) = plan.stages.items()
+        if isinstance(stage.method, KeepAll):
+            raise SaintpruneError("KeepAll prunes nothing, so there is no number to calibrate: choose a pruning")
+        by_threshold = stage.schedule is None and "threshold" in {f.name for f in fields(stage.method)}  # type: ignore[arg-type]
+        return cls(plan, name, "method.threshold" if by_threshold else "schedule.drop")
+
+    def value(self, strength: float) -> float:
+        """Return the knob's value at a strength of 0 (prunes least) to 1 (most)."""
+        return round(1 - 2 * strength**2 if self.name == "method.threshold" else strength, DIGITS)
+
+    def turned(self, strength: float) -> Plan:
+        """Return the plan at a strength of 0 to 1."""
+        stage, value = self.plan.stages[self.stage], self.value(strength)
+        if self.name == "method.threshold":
+            stage = replace(stage, method=replace(stage.method, threshold=value))  # type: ignore[call-arg]
+        else:
+            stage = replace(stage, schedule=Schedule(drop=value))
+        return Plan({self.stage: stage})
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What a calibration found: the plan, its knob's value, and what it does to the calibration images."""
+
+    plan: Plan
+    stage: str
+    knob: str
+    value: float
+    measured: Measured
+    images: int
+
+    def as_dict(self) -> dict[str, object]:
+        """Return all but the plan, for a record."""
+        return {
+            "stage": self.stage,
+            "knob": self.knob,
+            "value": self.value,
+            "images": self.images,
+            "measured": asdict(self.measured),
+        }
+
+
+class Calibrator:
+    """Measures plans on a few batches and searches along a knob.
+
+    Args:
+        adapter: of the network, on the device of the batches.
+        batches: unlabelled images, each [B, C, H, W].
+        pairs: pairs of passes per timing, for speed-up targets.
+    """
+
+    def __init__(self, adapter: ViTAdapter, batches: Sequence[Tensor], pairs: int = 6) -> None:
+        self.adapter, self.batches = adapter, batches
+        self.settings = BenchmarkSettings(pairs=pairs, max_seconds=600.0, warmup=0, batches=len(batches))
+        self.baseline = self._passes(None)
+
+    @torch.inference_mode()
+    def search(
+        self, plan: Plan, target: Target, steps: int = 10, advance: Callable[[float], None] = lambda share: None
+    ) -> Calibrated:
+        """Bisect the knob's strength: the least that meets a cost target, the most that keeps an agreement target.
+
+        Args:
+            plan: a plan with one stage.
+            target: to meet.
+            steps: of bisection; 10 settle a share to 0.001.
+            advance: is told the share of the work that is done, 0..1.
+
+        Raises:
+            SaintpruneError: the target is out of reach; the message says how far pruning got.
+        """
+        knob, weak, strong = Knob.of(plan), 0.0, 1.0
+        if self._exceeds(knob.turned(strong), target):
+            for step in range(steps):
+                advance((step + 1) / (steps + 2))
+                middle = (weak + strong) / 2
+                if self._exceeds(knob.turned(middle), target):
+                    strong = middle
+                else:
+                    weak = middle
+            strong = weak if target.kind == "agreement" else strong
+        elif target.kind != "agreement":
+            raise SaintpruneError(
+                f"calibration.target={target} is out of reach: {knob.name}={knob.value(strong):g}, the strongest pruning"
+                f" on layers={plan.stages[knob.stage].layers}, gets to {self.measure(knob.turned(strong), True)}."
+                " Prune more layers or ask for less"
+            )
+        measured = self.measure(knob.turned(strong), timed=True)
+        advance(1.0)
+        images = sum(len(batch) for batch in self.batches)
+        return Calibrated(knob.turned(strong), knob.stage, knob.name, knob.value(strong), measured, images)
+
+    def _exceeds(self, plan: Plan, target: Target) -> bool:
+        """Return whether a plan prunes far enough; for speed-ups only the time is measured."""
+        if target.kind == "speedup":
+            return self._speedup(plan) >= target.value
+        return target.exceeded(self.measure(plan, timed=False))
+
+    def measure(self, plan: Plan, timed: bool) -> Measured:
+        """Return what a plan does to the batches; `timed` measures the speed-up as well."""
+        flops, tokens, answers = self._passes(plan)
+        return Measured(
+            flops=flops / self.baseline[0],
+            tokens=tokens / self.baseline[1],
+            agreement=(answers == self.baseline[2]).double().mean().item(),
+            speedup=self._speedup(plan) if timed else None,
+        )
+
+    @torch.inference_mode()
+    def _passes(self, plan: Plan | None) -> tuple[float, float, Tensor]:
+        """Return FLOPs per image, mean tokens per layer, and the answers [images]; None is the untouched network."""
+        flops, tokens, answers = 0.0, 0.0, []
+        for batch in self.batches:
+            # an empty plan only counts tokens
+            with self.adapter.pruned(plan or Plan()) as run:
+                counted, output = count_flops(self.adapter.net, batch)
+            flops += counted / len(self.batches)
+            tokens += sum(run.tokens_per_layer) / self.adapter.depth / len(self.batches)
+            answers.append(output.argmax(-1))
+        return flops, tokens, torch.cat(answers)
+
+    def _speedup(self, plan: Plan) -> float:
+        net, batches = self.adapter.net, self.batches
+        arms = {
+            "baseline": lambda number: pass_seconds(net, batches[number], nullcontext()),
+            "pruned": lambda number: pass_seconds(net, batches[number], self.adapter.pruned(plan)),
+        }
+        times = time_in_turn(arms, self.settings)
+        return median(times["baseline"] / times["pruned"]).item()

@@ -1,0 +1,62 @@
+"""The command line: `python run.py …` or `saintprune …`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from saintprune.config import config_dir, register
+from saintprune.errors import SaintpruneError
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
+def main(cfg: DictConfig) -> None:
+    """Run one job: evaluate, benchmark or calibrate."""
+    from saintprune.wiring import run  # torch and timm load only when a job really runs
+
+    hydra_config = HydraConfig.get()
+    try:
+        run(cfg, Path(hydra_config.runtime.output_dir), _names(hydra_config))
+    except SaintpruneError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        if hydra_config.mode == RunMode.MULTIRUN:  # the other jobs go on; Hydra prints this message when they are done
+            raise CompactHydraException(f"error: {error}") from None
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+class SweepSummary(Callback):
+    """At the end of a multirun, writes one table and one figure over its runs."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Gather the records under the sweep's folder."""
+        from saintprune.wiring import summarise
+
+        summarise(Path(config.hydra.sweep.dir))
+
+
+def _names(hydra_config: Any) -> dict[str, str]:
+    """Return how the run's groups are called in tables: the chosen file and, for pruning, what was overridden in it."""
+    choices = hydra_config.runtime.choices
+    changed = [
+        override.removeprefix("pruning.").split(".")[-1]
+        for override in hydra_config.overrides.task
+        if override.startswith(("pruning.", "stage@pruning."))
+    ]
+    return {"dataset": choices["dataset"], "pruning": " ".join([choices["pruning"], *changed])}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Seconds, memory and FLOPs, pruned beside unpruned: plain torch, inputs already on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from saintprune.adapters.base import ViTAdapter
+from saintprune.evaluation.timing import BenchmarkSettings, pass_seconds, time_in_turn
+from saintprune.metrics.flops import count_flops
+from saintprune.metrics.intervals import bootstrap, median
+from saintprune.metrics.memory import peak_memory
+from saintprune.plan import Plan
+from saintprune.reduction import Reduction
+from saintprune.reduction.baselines import Replay
+
+SELECTOR_PASSES = 5
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of running the network: throughput in images/s, 1e9 FLOPs per image, peak memory in MiB."""
+
+    throughput: float
+    gflops: float
+    peak_memory_mib: float | None
+    tokens_per_layer: list[float]
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What was measured.
+
+    Attributes:
+        baseline: the untouched network.
+        pruned: the network inside `pruned(plan)`.
+        speedup: median over pairs of unpruned seconds / pruned seconds.
+        speedup_ci95: bootstrap interval of that median.
+        efficiency: median of ideal seconds / pruned seconds, where ideal repeats the recorded selections for free.
+        selector_seconds: preparing states and selecting, summed over layers, median over passes, measured apart.
+        selector_overhead: that as a share of the pruned pass.
+        selector_share_of_baseline: that as a share of the unpruned pass.
+        pairs: that were timed.
+        batch_size: images per pass.
+    """
+
+    baseline: Arm
+    pruned: Arm
+    speedup: float
+    speedup_ci95: tuple[float, float]
+    efficiency: float
+    selector_seconds: float
+    selector_overhead: float
+    selector_share_of_baseline: float
+    pairs: int
+    batch_size: int
+
+
+class Benchmark:
+    """Times one network unpruned, pruned, and pruned with selection for free, in turn.
+
+    Args:
+        adapter: of the network, which is on the device of the batches and in their precision.
+        plan: what to prune.
+        batches: each [B, C, H, W].
+        settings: how long.
+    """
+
+    def __init__(self, adapter: ViTAdapter, plan: Plan, batches: Sequence[Tensor], settings: BenchmarkSettings) -> None:
+        self.adapter, self.batches = adapter, batches
+        self.settings = replace(settings, batches=len(batches))
+        self.plans = [{"baseline": None, "pruned": plan, "ideal": _replay(adapter, plan, batch)} for batch in batches]
+
+    @torch.inference_mode()
+    def run(self, advance: Callable[[float], None] = lambda share: None) -> BenchmarkResult:
+        """Measure; `advance` is told the share of the work that is done, 0..1."""
+        arms = {name: partial(self._seconds, name) for name in ("baseline", "pruned", "ideal")}
+        times = time_in_turn(arms, self.settings, advance)
+        ratios = times["baseline"] / times["pruned"]
+        selector = self._selector_seconds()
+        return BenchmarkResult(
+            baseline=self._arm("baseline", times["baseline"]),
+            pruned=self._arm("pruned", times["pruned"]),
+            speedup=median(ratios).item(),
+            speedup_ci95=bootstrap(ratios, median),
+            efficiency=median(times["ideal"] / times["pruned"]).item(),
+            selector_seconds=selector,
+            selector_overhead=selector / median(times["pruned"]).item(),
+            selector_share_of_baseline=selector / median(times["baseline"]).item(),
+            pairs=len(ratios),
+            batch_size=len(self.batches[0]),
+        )
+
+    def _seconds(self, arm: str, batch: int) -> float:
+        return pass_seconds(self.adapter.net, self.batches[batch], self._context(arm, batch))
+
+    def _selector_seconds(self) -> float:
+        """Return the selection's seconds of one pass: the median over a few passes of their sums over layers."""
+        sums = []
+        for _ in range(SELECTOR_PASSES):
+            for batch, plans in zip(self.batches, self.plans, strict=True):
+                with self.adapter.pruned(plans["pruned"] or Plan(), timed=True) as run:
+                    self.adapter.net(batch)
+                sums.append(sum(event.seconds or 0.0 for event in run.events))
+        return median(torch.tensor(sums)).item()
+
+    def _arm(self, name: str, seconds: Tensor) -> Arm:
+        """Sum up one arm: throughput of its median pass, FLOPs and tokens over the batches, memory of one pass."""
+        flops, tokens = [], []
+        for batch, images in enumerate(self.batches):
+            with self._context(name, batch):
+                flops.append(count_flops(self.adapter.net, images)[0] / 1e9)
+            with self.adapter.pruned(self.plans[batch][name] or Plan()) as run:
+                self.adapter.net(images)
+            tokens.append(run.tokens_per_layer)
+        with self._context(name, 0):
+            memory = peak_memory(lambda: self.adapter.net(self.batches[0]), self.batches[0].device)
+        return Arm(
+            throughput=len(self.batches[0]) / median(seconds).item(),
+            gflops=sum(flops) / len(flops),
+            peak_memory_mib=memory,
+            tokens_per_layer=torch.tensor(tokens, dtype=torch.float64).mean(0).tolist(),
+        )
+
+    def _context(self, arm: str, batch: int) -> AbstractContextManager[object]:
+        """Return the context of an arm; the baseline is the network as nobody has touched it."""
+        plan = self.plans[batch][arm]
+        return nullcontext() if plan is None else self.adapter.pruned(plan)
+
+
+@torch.inference_mode()
+def _replay(adapter: ViTAdapter, plan: Plan, images: Tensor) -> Plan:
+    """Return the plan that repeats, on these images, what the given plan selects, at no cost."""
+    with adapter.pruned(plan, recorded=True) as run:
+        adapter.net(images)
+    recorded: dict[str, dict[int, Reduction]] = {name: {} for name in plan.stages}
+    for event in run.events:
+        assert event.reduction is not None
+        recorded[event.stage][event.layer] = event.reduction
+    return Plan(
+        {
+            name: replace(stage, method=Replay(recorded[name], stage.method.merges))
+            for name, stage in plan.stages.items()
+        }
+    )

@@ -1,0 +1,134 @@
+"""Hardware profiles: where a run takes place, in what precision, and what the machine could do at most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from saintprune.errors import SaintpruneError
+
+_DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "16-true": torch.float16}
+
+
+@dataclass(frozen=True)
+class HardwareProfile:
+    """One machine, as a run sees it.
+
+    Attributes:
+        name: of the profile.
+        accelerator: "cpu", "cuda" or "mps".
+        devices: number of devices that Lightning evaluates on; benchmarks use one.
+        precision: "32-true", "bf16-true" or "16-true", as Lightning names them.
+        batch_size: images per forward pass.
+        num_workers: processes that load images.
+        threads: CPU threads of torch; None leaves torch's choice.
+        compile: compile the MLP of each block with `torch.compile` (dynamic shapes), pruned and unpruned alike.
+        peak_tflops: the device's peak at this precision, dense, TFLOP/s; None if unknown.
+        bandwidth: of the device's memory, GB/s; None if unknown.
+    """
+
+    name: str
+    accelerator: str = "cpu"
+    devices: int = 1
+    precision: str = "32-true"
+    batch_size: int = 16
+    num_workers: int = 2
+    threads: int | None = None
+    compile: bool = False
+    peak_tflops: float | None = None
+    bandwidth: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.accelerator not in ("cpu", "cuda", "mps"):
+            raise ValueError(f"accelerator is {self.accelerator!r}, but must be cpu, cuda or mps")
+        if self.precision not in _DTYPES:
+            raise ValueError(f"precision is {self.precision!r}, but must be one of {', '.join(_DTYPES)}")
+        for name, least in (("batch_size", 1), ("devices", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of weights and activations."""
+        return _DTYPES[self.precision]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of benchmarks and calibration.
+
+        Raises:
+            SaintpruneError: this machine has no such device.
+        """
+        present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if not present[self.accelerator]:
+            have = ", ".join(name for name, here in present.items() if here)
+            raise SaintpruneError(
+                f"hardware={self.name} needs {self.accelerator}, but this machine has {have}: choose hardware=auto"
+            )
+        return torch.device(self.accelerator)
+
+    def prepare(self, net: nn.Module) -> nn.Module:
+        """Set the threads, and move the network to the device and precision."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        net = net.to(self.device, self.dtype)
+        if self.compile:
+            for block in net.blocks:  # type: ignore[union-attr]
+                block.mlp.compile(dynamic=True)
+        return net
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Return what Lightning's Trainer is given."""
+        accelerator = "gpu" if self.accelerator == "cuda" else self.accelerator
+        return {"accelerator": accelerator, "devices": self.devices, "precision": self.precision}
+
+    def device_name(self) -> str:
+        """Return the device's name as the system tells it."""
+        if self.accelerator == "cuda":
+            return torch.cuda.get_device_name()
+        return f"{_cpu_name()} ({torch.get_num_threads()} threads)" if self.accelerator == "cpu" else "Apple GPU"
+
+    def share_of_peak(self, flops_per_second: float | None) -> float | None:
+        """Return the share of the peak that a rate in FLOP/s is; None where either is unknown."""
+        if self.peak_tflops is None or flops_per_second is None:
+            return None
+        return flops_per_second / (self.peak_tflops * 1e12)
+
+
+def detect(
+    precision: str | None = None,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    threads: int | None = None,
+    compile: bool | None = None,
+) -> HardwareProfile:
+    """Return the profile of this machine: CUDA, else Apple's GPU, else the CPU; what is given replaces its choice."""
+    given = {
+        "precision": precision,
+        "batch_size": batch_size,
+        "num_workers": num_workers,
+        "threads": threads,
+        "compile": compile,
+    }
+    if torch.cuda.is_available():
+        profile = HardwareProfile("auto", "cuda", precision="bf16-true", batch_size=128, num_workers=8)
+    elif torch.backends.mps.is_available():
+        profile = HardwareProfile("auto", "mps", batch_size=64, num_workers=4)
+    else:
+        profile = HardwareProfile("auto")
+    return replace(profile, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _cpu_name() -> str:
+    """Return the CPU's model name."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    try:
+        with open("/proc/cpuinfo") as lines:
+            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{names[0] if names else 'CPU'} {capability}"

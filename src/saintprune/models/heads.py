@@ -1,0 +1,160 @@
+"""Linear heads on frozen features: read, write, and install one as a net's classifier."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from saintprune.errors import SaintpruneError
+from saintprune.models.checkpoint import file_sha256
+from saintprune.models.loaded import LoadedModel
+
+COMMITTED = Path(__file__).resolve().parent.parent / "assets" / "heads"
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear classifier and what it was fitted on.
+
+    Attributes:
+        weight: (classes, D) float32.
+        bias: (classes,) float32.
+        classes: Names of the logits.
+        model: Name of the model in the configs.
+        dataset: Name of the dataset.
+        features_sha256: Digest of the weights that made the features.
+        global_pool: timm's pooling of the features.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    classes: tuple[str, ...]
+    model: str
+    dataset: str
+    features_sha256: str
+    global_pool: str
+
+
+def attach(loaded: LoadedModel, head: str, *, model: str, dataset: str, classes: tuple[str, ...] | None) -> LoadedModel:
+    """Give the net a classifier for the dataset's labels where it needs one; changes ``loaded.net`` in place.
+
+    Args:
+        loaded: The model.
+        head: ``auto`` (the committed head, if the net has no classifier), ``none`` (leave the net as it is, whatever
+            its classes: see `answers`), or a file written by `save`.
+        model: The model's name in the configs.
+        dataset: The dataset's name.
+        classes: The dataset's labels; None (unlabelled) leaves the net as it is.
+
+    Raises:
+        SaintpruneError: If there is no such head, it was fitted on other features, or the labels differ.
+    """
+    if classes is None or head == "none":
+        return loaded
+    if head == "auto" and loaded.num_classes:
+        if loaded.num_classes != len(classes):
+            raise SaintpruneError(
+                f"{model} tells {loaded.num_classes} classes apart, but dataset {dataset} has {len(classes)}; "
+                + _how_to_fit(model, dataset)
+            )
+        return loaded
+    path = COMMITTED / f"{model}-{dataset}.safetensors" if head == "auto" else Path(head)
+    if not path.is_file():
+        missing = (
+            f"{model} has no classifier and none was fitted for {dataset}" if head == "auto" else f"no file {head}"
+        )
+        raise SaintpruneError(f"model.head={head}: {missing}; {_how_to_fit(model, dataset)}")
+    fitted = read(path)
+    _check(fitted, path, loaded, dataset, classes, _how_to_fit(model, dataset))
+    install(loaded.net, fitted)
+    record = {"file": path.name, "sha256": file_sha256(str(path)), "dataset": fitted.dataset}
+    source = {**loaded.source, "head": record}
+    return replace(loaded, num_classes=len(classes), classes=fitted.classes, source=source)
+
+
+def answers(loaded: LoadedModel, classes: tuple[str, ...] | None) -> bool:
+    """Return whether the net's logits can be scored against these labels."""
+    return classes is not None and loaded.num_classes == len(classes)
+
+
+def install(net: Any, head: Head) -> None:
+    """Put the head where timm keeps a classifier, so that ``net(images)`` gives its logits.
+
+    A distilled net averages two classifiers; as both are linear, the same head in both places classifies the mean
+    of the two features.
+    """
+    linear = nn.Linear(head.weight.shape[1], head.weight.shape[0])
+    linear.load_state_dict({"weight": head.weight, "bias": head.bias})
+    linear = linear.eval().requires_grad_(False)
+    net.head = linear
+    if hasattr(net, "head_dist"):
+        net.head_dist = linear
+    net.num_classes = len(head.classes)
+
+
+def read(path: Path) -> Head:
+    """Return the head in a file written by `save`.
+
+    Raises:
+        SaintpruneError: If the file is something else.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
+        return Head(
+            weight=weight,
+            bias=bias,
+            classes=tuple(json.loads(metadata["classes"])),
+            **{key: metadata[key] for key in ("model", "dataset", "features_sha256", "global_pool")},
+        )
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise SaintpruneError(f"model.head: {path} is not a head written by scripts/fit_probe.py ({error})") from error
+
+
+def save(head: Head, path: Path, record: Mapping[str, Any]) -> None:
+    """Write the head as safetensors, and `record` as JSON beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {key: getattr(head, key) for key in ("model", "dataset", "features_sha256", "global_pool")}
+    tensors = {"weight": head.weight.float().contiguous(), "bias": head.bias.float().contiguous()}
+    save_file(tensors, path, metadata={**metadata, "classes": json.dumps(head.classes)})
+    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def without_classifier(net: Any) -> None:
+    """Turn a timm net into one that gives its pooled features."""
+    net.reset_classifier(0)
+    net.num_classes = 0
+
+
+def _check(head: Head, path: Path, loaded: LoadedModel, dataset: str, classes: tuple[str, ...], way_out: str) -> None:
+    if head.classes != classes:
+        raise SaintpruneError(
+            f"model.head {path} tells {', '.join(head.classes)} apart, but dataset {dataset} has "
+            f"{', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}; {way_out}"
+        )
+    width = int(loaded.net.num_features)  # pyright: ignore[reportArgumentType]  # timm sets it on every net
+    if head.weight.shape != (len(classes), width):
+        raise SaintpruneError(
+            f"model.head {path} takes {head.weight.shape[1]} features, but {loaded.architecture} has {width}; {way_out}"
+        )
+    if head.features_sha256 != loaded.weights_sha256 or head.global_pool != str(loaded.source.get("global_pool")):
+        raise SaintpruneError(
+            f"model.head {path} was fitted on other features: weights {head.features_sha256[:12]} with pooling "
+            f"{head.global_pool}, but {loaded.architecture} has weights {str(loaded.weights_sha256 or 'random')[:12]} "
+            f"with pooling {loaded.source.get('global_pool')}; {way_out}"
+        )
+
+
+def _how_to_fit(model: str, dataset: str) -> str:
+    return (
+        f"fit one: python scripts/fit_probe.py --model {model} --dataset {dataset}, "
+        "or leave accuracy out with model.head=none or dataset=synthetic"
+    )

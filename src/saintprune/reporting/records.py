@@ -1,0 +1,118 @@
+"""The record of a run: one JSON file that everything else (tables, plots, dashboards) reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from saintprune.errors import SaintpruneError
+
+SCHEMA_VERSION = 1
+PACKAGES = ("saintprune", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "numpy")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run was and what it found. Absent figures are None, never made up.
+
+    `baseline` and `pruned` hold accuracy (0..1), throughput (images/s), gflops (per image, 2 per multiply-add),
+    tokens_per_layer (mean per sample that leave each block) and peak_memory_mib; `delta` holds accuracy,
+    accuracy_ci95, speedup, speedup_ci95 and gflops_ratio.
+    """
+
+    task: str
+    model: str
+    dataset: str
+    pruning: str
+    num_samples: int
+    baseline: dict[str, Any]
+    pruned: dict[str, Any]
+    delta: dict[str, Any]
+    selector_overhead: float | None = None
+    agreement: float | None = None
+    output_cosine: float | None = None
+    benchmark: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
+    hardware: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    commit: str | None = field(default_factory=lambda: _commit())
+    versions: dict[str, str] = field(default_factory=lambda: _versions())
+
+    def write(self, path: Path) -> Path:
+        """Write the record as JSON, whole or not at all."""
+        write_atomically(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> RunRecord:
+        """Read a record.
+
+        Raises:
+            SaintpruneError: the file is no record of this schema.
+        """
+        try:
+            content = json.loads(path.read_text())
+            found = content.get("schema_version")
+        except (OSError, ValueError, AttributeError) as error:
+            raise SaintpruneError(f"{path} is not a run record: {error}") from error
+        if found != SCHEMA_VERSION:
+            raise SaintpruneError(f"{path} has record schema {found}, but this version reads {SCHEMA_VERSION}")
+        return cls(**content)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that it is either whole or absent, also when the disk is full.
+
+    Raises:
+        SaintpruneError: it could not be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(draft, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise SaintpruneError(
+            f"cannot write {path}: {error.strerror}. Nothing was written; make room or choose another place with"
+            " hydra.run.dir=DIR"
+        ) from error
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree, with "+changes" where it differs; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that determine results."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

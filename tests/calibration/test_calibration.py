@@ -1,0 +1,106 @@
+"""Targets are read strictly, met where they can be, and refused where they cannot."""
+
+import pytest
+import torch
+from families import make
+
+from saintprune.calibration.search import Calibrator, Knob
+from saintprune.calibration.targets import Measured, Target
+from saintprune.errors import SaintpruneError
+from saintprune.plan import IDENTITY, Plan, Schedule
+from saintprune.reduction.baselines import RandomDrop
+from saintprune.reduction.saint import Saint
+from saintprune.reduction.tome import ToMe
+
+SAINT = Plan.vision(Saint(min_neighbours=1), "all")
+RANDOM = Plan.vision(RandomDrop(), "all", schedule=Schedule(drop=0.1))
+
+
+@pytest.fixture(scope="module")
+def calibrator():
+    net, adapter, _ = make("vit")
+    images = torch.randn(12, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    return Calibrator(adapter(net), [images[:6], images[6:]])
+
+
+@pytest.mark.parametrize("plan", [SAINT, RANDOM, Plan.vision(ToMe(), "all")], ids=["saint", "random", "tome"])
+@pytest.mark.parametrize("kind", ["flops", "tokens"])
+def test_cost_targets_are_met_by_the_least_pruning(calibrator, plan, kind):
+    found = calibrator.search(plan, Target(kind, 0.7))
+    assert getattr(found.measured, kind) <= 0.7
+    knob = Knob.of(plan)
+    step = 0.5**10
+    strength = ((1 - found.value) / 2) ** 0.5 if found.knob == "method.threshold" else found.value
+    weaker = calibrator.measure(knob.turned(strength - 2 * step), timed=False)
+    assert getattr(weaker, kind) > 0.7, "a little less pruning misses the target"
+    assert found.images == 12 and found.measured.speedup > 0
+
+
+def test_agreement_is_kept_by_the_most_pruning(calibrator):
+    found = calibrator.search(RANDOM, Target("agreement", 0.95))
+    assert found.measured.agreement >= 0.95
+    assert 0 < found.value < 1
+    stronger = calibrator.measure(Knob.of(RANDOM).turned(found.value + 2 * 0.5**10), timed=False)
+    assert stronger.agreement < 0.95 or stronger.flops == found.measured.flops
+
+
+def test_agreement_that_the_strongest_pruning_keeps(calibrator):
+    found = calibrator.search(RANDOM, Target("agreement", 0.01))
+    assert found.value == 1.0 and found.measured.agreement >= 0.01
+
+
+def test_agreement_of_one_is_possible(calibrator):
+    assert calibrator.search(SAINT, Target("agreement", 1.0)).measured.agreement == 1.0
+
+
+def test_speedup_is_timed(calibrator, monkeypatch):
+    monkeypatch.setattr(Calibrator, "_speedup", lambda self, plan: 1 / self.measure(plan, timed=False).flops)
+    found = calibrator.search(RANDOM, Target("speedup", 1.5), steps=8)
+    assert 1.5 <= found.measured.speedup < 1.6
+
+
+def test_out_of_reach_says_how_far_it_got(calibrator):
+    with pytest.raises(SaintpruneError, match=r"flops:0.01 is out of reach.*layers=first_half.*gets to FLOPs 0\.\d+"):
+        calibrator.search(Plan.vision(Saint()), Target("flops", 0.01))
+
+
+def test_what_has_no_knob_is_refused(calibrator):
+    with pytest.raises(SaintpruneError, match="KeepAll prunes nothing"):
+        Knob.of(IDENTITY)
+    with pytest.raises(SaintpruneError, match="0 stages, not one"):
+        Knob.of(Plan())
+
+
+def test_a_schedule_takes_precedence_over_a_threshold():
+    plan = Plan.vision(Saint(), schedule=Schedule(drop=0.2))
+    assert Knob.of(plan).name == "schedule.drop" and Knob.of(SAINT).name == "method.threshold"
+
+
+@pytest.mark.parametrize("text", ["speedup:2.0", "flops:0.5", "tokens:0.25", "agreement:0.98", "agreement:1"])
+def test_targets_are_read(text):
+    target = Target.parse(text)
+    assert target.kind == text.split(":")[0] and target.value == float(text.split(":")[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("speedup:0.5", "impossible: speedup takes a factor above 1"),
+        ("flops:1.5", "between 0 and 1"),
+        ("tokens:0", "between 0 and 1"),
+        ("agreement:1.2", "impossible"),
+        ("flops:half", "impossible"),
+        ("flop:0.5", "did you mean 'flops'"),
+        ("2x", "give one of"),
+    ],
+)
+def test_impossible_targets_are_refused(text, message):
+    with pytest.raises(SaintpruneError, match=message):
+        Target.parse(text)
+
+
+def test_exceeded():
+    measured = Measured(flops=0.5, tokens=0.6, agreement=0.9, speedup=1.8)
+    answers = {"flops:0.5": True, "flops:0.4": False, "tokens:0.7": True, "agreement:0.95": True, "agreement:0.9": False,
+               "speedup:1.7": True, "speedup:1.9": False}  # fmt: skip
+    assert {text: Target.parse(text).exceeded(measured) for text in answers} == answers

