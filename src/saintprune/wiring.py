@@ -70,6 +70,7 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
     target = None if cfg.calibration.target is None else Target.parse(cfg.calibration.target)
     if cfg.task == Task.calibrate and target is None:
         raise SaintpruneError("task=calibrate needs a target, for example calibration.target=flops:0.5")
+    logger = _make(cfg, "logger", save_dir=str(output_dir))  # first, so that a missing one costs no run
     parts = build(cfg, names)
     _warn(parts)
     calibrated = None if target is None else _calibrate(parts, target)
@@ -84,7 +85,7 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
     measured = _benchmark(parts) if cfg.task != Task.calibrate else None
     record = _record(parts, scores, measured, calibrated)
     path = record.write(output_dir / "metrics.json")
-    log_record(_make(cfg, "logger", save_dir=str(output_dir)), record)
+    log_record(logger, record)
     if cfg.task != Task.calibrate:
         console.print(run_table(record))
         console.print(f"tokens that leave each block, unpruned: {layers_line(record.baseline['tokens_per_layer'])}")

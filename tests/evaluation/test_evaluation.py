@@ -3,9 +3,9 @@
 import lightning as L
 import pytest
 import torch
-from families import make
 from torch.utils.data import DataLoader, TensorDataset
 
+from families import make
 from saintprune.adapters.timm_vit import TimmViT
 from saintprune.evaluation.benchmark import Benchmark
 from saintprune.evaluation.classification import score

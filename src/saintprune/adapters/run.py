@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -55,7 +55,6 @@ class TokenStream:
         sizes: [B, N] float32, kept only where some method merges.
         valid: [B, N] bool; None while there is no padding.
         bias_sizes: whether attention is proportional to sizes from here on.
-        version: grows with each reduction, so that what depends on `positions` can be cached.
     """
 
     tokens: int
@@ -66,7 +65,6 @@ class TokenStream:
     sizes: Tensor | None = None
     valid: Tensor | None = None
     bias_sizes: bool = False
-    version: int = 0
 
     def lengths(self) -> int | Tensor:
         """Return the real tokens of each sample: a number, or [B]."""
@@ -94,7 +92,6 @@ class TokenStream:
         self.positions = kept if self.positions is None else self.positions.gather(1, kept)
         self.valid = reduction.valid
         self.tokens = reduction.keep.shape[1]
-        self.version += 1
 
 
 @dataclass(eq=False)
@@ -143,14 +140,22 @@ class PrunedRun:
             layer=layer,
             depth=self.depth,
             budget=step.budget(stream.patches_at_entry),
-            attention=observed.attention(stream.attention_mask(torch.float32)),
+            attention=partial(observed.attention, stream),
         )
         reduction = stage.method.select(state)
         seconds = self._now(x.device) - started
         before = stream.lengths()
         stream.advance(reduction)
-        event = LayerEvent(step.name, layer, before, stream.lengths(), seconds if self.timed else None)
-        self.events.append(event if not self.recorded else _with_reduction(event, reduction))
+        self.events.append(
+            LayerEvent(
+                stage=step.name,
+                layer=layer,
+                lengths_before=before,
+                lengths_after=stream.lengths(),
+                seconds=seconds if self.timed else None,
+                reduction=reduction if self.recorded else None,
+            )
+        )
         return reduction
 
     @property
@@ -184,26 +189,17 @@ class Observed:
         assert self.key is not None
         return self.key.mean(1, dtype=torch.float32)  # (b, h, n, c) -> (b, n, c)
 
-    def attention(self, mask: Tensor | None) -> Callable[[], Tensor]:
-        """Return a function that recomputes one row of attention, [B, N]: what the query row gives to each token.
+    def attention(self, stream: TokenStream) -> Tensor:
+        """Recompute one row of attention, [B, N]: what the query row gives to each token, averaged over heads.
 
-        The query row is the first token where there is a special one, else the mean of all queries.
+        The query row is the first token's where there is a special one, else the mean of all queries.
         """
-
-        def row() -> Tensor:
-            assert self.key is not None and self.query is not None
-            logits = self.query.float() @ self.key.float().mT * self.scale  # (b, h, 1, n)
-            if mask is not None and mask.dtype == torch.bool:
-                logits = logits.masked_fill(~mask, -torch.inf)
-            elif mask is not None:
-                logits = logits + mask
-            return logits.softmax(-1).mean(1)[:, 0]
-
-        return row
-
-
-def _with_reduction(event: LayerEvent, reduction: Reduction) -> LayerEvent:
-    return LayerEvent(event.stage, event.layer, event.lengths_before, event.lengths_after, event.seconds, reduction)
+        assert self.key is not None and self.query is not None
+        logits = self.query.float() @ self.key.float().mT * self.scale  # (b, h, 1, n)
+        mask = stream.attention_mask(torch.float32)
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+        return logits.softmax(-1).mean(1)[:, 0]
 
 
 def _mean(lengths: int | Tensor) -> float:

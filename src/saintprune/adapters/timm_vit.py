@@ -101,7 +101,7 @@ def weighted_pool(net: Any, x: Tensor, pool_type: str | None, weights: Tensor, i
     if attn_pool is not None:
         if not isinstance(attn_pool, AttentionPoolLatent):
             raise SaintpruneError(
-                f"the head pools by {type(attn_pool).__name__}, which knows no weights: use vote=batch and pool=survivors"
+                f"the head pools by {type(attn_pool).__name__}, which takes no mask: use vote=batch and pool=survivors"
             )
         # Eva's attention pooling sees the special tokens, VisionTransformer's only if told so
         x, weights = x[:, kept], weights[:, kept]

@@ -124,10 +124,11 @@ class Calibrator:
                     weak = middle
             strong = weak if target.kind == "agreement" else strong
         elif target.kind != "agreement":
+            found = self.measure(knob.turned(strong), timed=True)
+            layers = len(plan.stages[knob.stage].resolve(self.adapter.depth))
             raise SaintpruneError(
-                f"calibration.target={target} is out of reach: {knob.name}={knob.value(strong):g}, the strongest pruning"
-                f" on layers={plan.stages[knob.stage].layers}, gets to {self.measure(knob.turned(strong), True)}."
-                " Prune more layers or ask for less"
+                f"calibration.target={target} is out of reach: {knob.name}={knob.value(strong):g} on {layers} layers,"
+                f" the strongest pruning, gets to {found}. Prune more layers or ask for less"
             )
         measured = self.measure(knob.turned(strong), timed=True)
         advance(1.0)

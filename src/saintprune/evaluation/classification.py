@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,8 +124,11 @@ def score(
 ) -> Scores:
     """Return the scores on the data's test split; `trainer` are arguments of Lightning's Trainer."""
     module = PrunedClassification(adapter, plan, num_classes, labelled)
-    L.Trainer(
-        logger=False, enable_checkpointing=False, enable_model_summary=False, inference_mode=True, **trainer
-    ).test(module, datamodule=data, verbose=False)
+    with warnings.catch_warnings():
+        # lightning 2.6 makes a LeafSpec for its loaders, which torch has deprecated; nothing that a user could mend
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        L.Trainer(
+            logger=False, enable_checkpointing=False, enable_model_summary=False, inference_mode=True, **trainer
+        ).test(module, datamodule=data, verbose=False)
     assert module.scores is not None
     return module.scores

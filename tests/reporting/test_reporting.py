@@ -1,0 +1,123 @@
+"""Records are whole or absent; tables and figures hold what records hold."""
+
+import errno
+import io
+import json
+import os
+
+import pytest
+from rich.console import Console
+
+from saintprune.errors import SaintpruneError
+from saintprune.reporting.assemble import figures
+from saintprune.reporting.loggers import flat_figures
+from saintprune.reporting.plots import sweep_figure
+from saintprune.reporting.records import RunRecord, write_atomically
+from saintprune.reporting.tables import layers_line, run_table, sweep_table
+
+SCORES = {
+    "num_samples": 656, "baseline_accuracy": 0.875, "pruned_accuracy": 0.85, "accuracy_change_ci95": (-0.04, -0.01),
+    "agreement": 0.9375, "output_cosine": 0.97, "baseline_tokens": [257.0, 257.0], "pruned_tokens": [130.5, 66.0],
+}  # fmt: skip
+TIMING = {
+    "baseline": {"throughput": 10.0, "gflops": 12.5, "peak_memory_mib": 100.0, "tokens_per_layer": [257.0, 257.0]},
+    "pruned": {"throughput": 21.0, "gflops": 5.0, "peak_memory_mib": None, "tokens_per_layer": [131.0, 65.0]},
+    "speedup": 2.1, "speedup_ci95": (2.0, 2.2), "efficiency": 0.98, "selector_overhead": 0.012, "pairs": 30,
+}  # fmt: skip
+
+
+def record(scores=SCORES, timing=TIMING, **more):
+    return RunRecord(task="evaluate", model="m", dataset="d", pruning="p", **figures(scores, timing), **more)
+
+
+def text(renderable):
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(renderable)
+    return console.export_text()
+
+
+def test_figures():
+    found = figures(SCORES, TIMING, lambda rate: rate / 1e12)
+    assert found["delta"]["accuracy"] == pytest.approx(-0.025)
+    assert found["delta"]["gflops_ratio"] == pytest.approx(0.4)
+    assert found["pruned"]["tokens_per_layer"] == [130.5, 66.0], "of the whole test split, not of the timed batches"
+    assert found["baseline"]["share_of_peak"] == pytest.approx(0.125)
+
+
+def test_what_was_not_measured_is_absent():
+    only_timed, only_scored = figures(None, TIMING), figures(SCORES, None)
+    assert only_timed["baseline"]["accuracy"] is None and only_timed["delta"]["accuracy"] is None
+    assert only_timed["pruned"]["tokens_per_layer"] == [131.0, 65.0]
+    assert only_scored["delta"]["speedup"] is None and only_scored["benchmark"] is None
+
+
+def test_a_record_comes_back_as_written(tmp_path):
+    path = record().write(tmp_path / "deep" / "metrics.json")
+    found = RunRecord.read(path)
+    assert json.loads(path.read_text())["delta"]["speedup_ci95"] == [2.0, 2.2]
+    assert found.delta["speedup"] == 2.1 and found.versions["torch"] and found.schema_version == 1
+    assert found.created.endswith("+00:00")
+
+
+def test_what_is_no_record_is_named(tmp_path):
+    for content in ("{", "[]", '{"schema_version": 99}'):
+        (tmp_path / "metrics.json").write_text(content)
+        with pytest.raises(SaintpruneError, match=r"metrics\.json"):
+            RunRecord.read(tmp_path / "metrics.json")
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    path.write_text("before")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SaintpruneError, match=r"cannot write .*metrics\.json: No space left on device"):
+        write_atomically(path, "after")
+    assert path.read_text() == "before" and [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_not_a_number_is_never_written(tmp_path):
+    with pytest.raises(ValueError):
+        record(scores={**SCORES, "output_cosine": float("nan")}).write(tmp_path / "metrics.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_table_sets_side_by_side():
+    shown = text(run_table(record()))
+    for cell in (
+        "87.5 %",
+        "85.0 %",
+        "-2.5 (-4.0 to -1.0)",
+        "93.8 %",
+        "2.10x (2.00 to 2.20)",
+        "0.40x",
+        "98.2",
+        "1.20 %",
+    ):
+        assert cell in shown
+    assert text(run_table(record(scores=None))).count(" - ") >= 3
+
+
+def test_sweep_table_has_a_row_per_run():
+    assert text(sweep_table([record(), record(scores=None)])).count("2.10x") == 2
+
+
+def test_layers_line():
+    assert layers_line([257.0, 257.0, 130.5, 66.0]) == "257x2 130 66"
+    assert layers_line(None) == "-"
+
+
+def test_sweep_figure(tmp_path):
+    path = sweep_figure([record(), record()], tmp_path / "sweep.png")
+    assert path.stat().st_size > 10_000 and (tmp_path / "sweep.svg").is_file()
+    assert sweep_figure([record(timing=None)], tmp_path / "none.png") is None
+
+
+def test_flat_figures_are_numbers():
+    flat = flat_figures(record().__dict__)
+    assert flat["delta/speedup"] == 2.1 and flat["pruned/tokens_per_layer/1"] == 66.0
+    assert all(isinstance(value, float) for value in flat.values())
+    assert not any("config" in key for key in flat)

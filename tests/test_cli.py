@@ -1,0 +1,65 @@
+"""The command line as a process: quick where nothing is loaded, one line and a code where something is wrong."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "model.net.architecture=vit_tiny_patch16_224", "model.net.weights=hub", "model.net.img_size=64",
+    "model.pretrained=false", "model.head=none", "dataset=synthetic", "dataset.size=8", "hardware=cpu",
+    "hardware.batch_size=4", "hardware.num_workers=0", "benchmark.pairs=5", "hardware.threads=1",
+]  # fmt: skip
+
+
+def command(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *arguments], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.parametrize("option", [["--cfg", "job"], ["--help"]])
+def test_answers_without_loading_torch(option):
+    started = time.perf_counter()
+    done = command(*option)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert time.perf_counter() - started < 10  # 0.6 s on a quiet machine; torch alone takes longer than that to load
+
+
+def test_help_is_for_newcomers():
+    shown = command("--help").stdout
+    for words in ("python run.py", "pruning=", "task=calibrate", "-m"):
+        assert words in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pruning=sant"], "Could not find 'pruning/sant'"),
+        (["modle=vit_s14"], "modle"),
+        (["pruning.stages.vision.method.treshold=1"], "Key 'treshold' is not in struct"),
+        (["task=evaluat"], "Invalid value 'evaluat', expected one of"),
+        (["task=calibrate"], "error: task=calibrate needs a target"),
+    ],
+)
+def test_mistakes_end_with_a_code_and_no_traceback(arguments, message):
+    done = command(*arguments)
+    assert done.returncode != 0 and message in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_sweep_ends_with_a_table_and_a_figure(tmp_path):
+    done = command(*SMALL, "-m", "pruning=random,tome", "task=benchmark", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "random" in done.stdout and "tome" in done.stdout
+    assert len(list(tmp_path.glob("*/metrics.json"))) == 2 and not (tmp_path / "sweep.png").exists()
+
+
+def test_a_mistake_in_one_job_does_not_stop_the_others(tmp_path):
+    layers = "pruning.stages.vision.layers=[99],[1]"
+    done = command(*SMALL, "-m", "pruning=random", layers, "task=benchmark", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode != 0 and "has 99" in done.stderr and "Traceback" not in done.stderr
+    assert [path.parent.name for path in tmp_path.glob("*/metrics.json")] == ["1"]

@@ -1,0 +1,151 @@
+"""Whole runs on a small random network and noise, and every mistake that a user can make."""
+
+import json
+import os
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from saintprune import wiring
+from saintprune.config import config_dir, register
+from saintprune.errors import SaintpruneError
+from saintprune.reporting.records import RunRecord
+
+SMALL = [
+    "model.net.architecture=vit_tiny_patch16_224",
+    "model.net.weights=hub",
+    "model.net.img_size=64",
+    "model.pretrained=false",
+    "model.head=none",
+    "dataset=synthetic",
+    "dataset.size=10",
+    "hardware=cpu",
+    "hardware.batch_size=4",
+    "hardware.num_workers=0",
+    "benchmark.pairs=5",
+    "calibration.samples=8",
+    "calibration.steps=4",
+]
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Compose a small run with overrides, do it, and return what it recorded and printed."""
+
+    def do(*overrides, names=None):
+        register()
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            cfg = compose("config", [*SMALL, *overrides])
+        record = wiring.run(cfg, tmp_path / "out", names or {"dataset": "synthetic", "pruning": "tested"})
+        return record, capsys.readouterr().out.replace("\n", "")
+
+    return do
+
+
+def test_evaluate_scores_times_and_records(run, tmp_path):
+    record, printed = run("pruning=random")
+    assert RunRecord.read(tmp_path / "out" / "metrics.json").delta == json.loads(json.dumps(record.delta))
+    assert record.num_samples == 10 and record.baseline["accuracy"] is None and 0 <= record.agreement <= 1
+    assert record.pruned["tokens_per_layer"][-1] == 9.0 and record.baseline["tokens_per_layer"] == [17.0] * 12
+    assert record.delta["speedup"] > 0 and record.delta["gflops_ratio"] < 1
+    assert record.config["task"] == "evaluate" and record.sources["model"]["weights"] == "random"
+    assert "images per second" in printed and printed.rstrip().endswith("metrics.json")
+    assert (tmp_path / "out" / "csv" / "metrics.csv").is_file()
+
+
+def test_benchmark_only_times(run):
+    record, _ = run("task=benchmark", "pruning=none")
+    assert record.num_samples == 0 and record.agreement is None and record.delta["gflops_ratio"] == 1.0
+
+
+def test_calibrate_writes_a_pruning_that_loads(run, tmp_path, monkeypatch):
+    conf = tmp_path / "conf"
+    monkeypatch.setattr(wiring, "config_dir", lambda: conf)
+    record, printed = run(
+        "task=calibrate", "pruning=tome", "calibration.target=flops:0.7", names={"dataset": "s", "pruning": "tome r=3"}
+    )
+    assert record.calibration["knob"] == "schedule.drop" and record.calibration["measured"]["flops"] <= 0.7
+    assert "pruning=vit_s14/tome_flops0.7" in printed
+    written = (conf / "pruning" / "vit_s14" / "tome_flops0.7.yaml").read_text()
+    assert "calibrated" in written and "${" not in written
+    target = config_dir() / "pruning" / "test_calibrated_by_tests.yaml"
+    try:
+        target.write_text(written)
+        again, _ = run("task=benchmark", "pruning=test_calibrated_by_tests")
+    finally:
+        target.unlink()
+    assert again.delta["gflops_ratio"] == pytest.approx(record.calibration["measured"]["flops"], abs=0.01)
+
+
+def test_a_target_calibrates_before_evaluating(run):
+    record, _ = run("pruning=attention", "calibration.target=tokens:0.6")
+    assert record.calibration["measured"]["tokens"] <= 0.6
+    assert sum(record.pruned["tokens_per_layer"]) / sum(record.baseline["tokens_per_layer"]) <= 0.6
+
+
+def test_a_calibration_for_another_model_is_pointed_out(run):
+    _, printed = run("task=benchmark", "pruning=vit_s14/saint_speedup2", "model.name=another")
+    assert "calibrated for vit_s14; thresholds do not transfer" in printed
+
+
+def test_bf16(run):
+    record, _ = run("task=benchmark", "pruning=tome", "hardware=cpu_bf16", "hardware.batch_size=4")
+    assert record.hardware["precision"] == "bf16-true"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+pruning.stages.vision.method.treshold=1"], "no 'treshold' .did you mean 'threshold'.*it takes threshold"),
+        (["pruning.stages.vision.method.threshold=abc"], "threshold is 'abc', but must be float or int"),
+        (["pruning.stages.vision.method.threshold=7"], r"stages\.vision\.method: threshold is 7"),
+        (["pruning.stages.vision.layers=[14]"], r"has 14, but the network has 12 blocks \(0..11\)"),
+        (["pruning.stages.vision.layers=aligner"], "layers is 'aligner'"),
+        (["pruning=random", "pruning.stages.vision.schedule=null"], "give the stage a schedule"),
+        (["pruning.stages.vision.method._target_=saintprune.reduction.saint.Sain"], "Sain"),
+        (["task=calibrate"], "calibration.target=flops:0.5"),
+        (["task=calibrate", "calibration.target=speedup:0.5"], "impossible"),
+        (["calibration.target=flops:0.01"], "out of reach.*gets to FLOPs"),
+        (["pruning=none", "calibration.target=flops:0.5"], "KeepAll prunes nothing"),
+        (["benchmark.pairs=0"], "benchmark: pairs is 0"),
+        (["hardware.batch_size=0"], "batch_size is 0"),
+        (["model.adapter.pool=mean"], "pool is 'mean'"),
+        (["model.net.architecture=vit_tiny_patch16_225"], "did you mean"),
+        (["model.adapter._target_=saintprune.adapters.timm_eva.TimmEva"], "TimmViT"),
+        (["logger._target_=saintprune.reporting.loggers.nothing"], "nothing"),
+    ],
+)
+def test_mistakes_are_one_clear_line_and_leave_no_record(run, tmp_path, overrides, message):
+    with pytest.raises(SaintpruneError, match=message) as error:
+        run(*overrides)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_missing_device_is_told_before_anything_loads(run):
+    with pytest.raises(SaintpruneError, match="hardware=a100 needs cuda"):
+        run("hardware=a100")
+
+
+def test_sweep_summary(run, tmp_path, capsys):
+    for number, pruning in enumerate(("random", "tome")):
+        record, _ = run("task=benchmark", f"pruning={pruning}", names={"dataset": "s", "pruning": pruning})
+        record.write(tmp_path / "sweep" / str(number) / "metrics.json")
+    wiring.summarise(tmp_path / "sweep")
+    printed = capsys.readouterr().out
+    assert "random" in printed and "tome" in printed
+    wiring.summarise(tmp_path / "empty")
+    assert capsys.readouterr().out == ""
+
+
+def test_wandb_offline(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    run("task=benchmark", "logger=wandb")
+    (folder,) = (tmp_path / "out" / "wandb").glob("offline-run-*")
+    assert any(name.endswith(".wandb") for name in os.listdir(folder))
