@@ -166,8 +166,9 @@ class ViTAdapter(ABC):
             sizes = stream.sizes
             stream.bias_sizes = stream.bias_sizes or (step.stage.method.merges and step.stage.proportional_attention)
             reduction = run.select(step, x, layer, observed)
-            observed.query = observed.key = None
-            return self._mlp_half(block, reduction.apply(x, sizes))
+            observed.query = observed.key = None  # they hold the memory of the whole qkv projection
+            x = reduction.apply(x, sizes)
+            return self._mlp_half(block, x)
 
         return forward
 

@@ -25,7 +25,7 @@ class BenchmarkSettings:
     """
 
     pairs: int = 30
-    max_seconds: float = 30.0
+    max_seconds: float = 20.0
     warmup: int = 1
     batches: int = 2
 
