@@ -103,7 +103,9 @@ def load(model: str, dataset: str, overrides: list[str]) -> tuple[LoadedModel, I
     )
     config.merge_with_dotlist(overrides)
     loaded = instantiate(config.model.net)
-    data = instantiate(config.dataset)(transform=loaded.transform, input_size=loaded.input_size, batch_size=32)
+    data = instantiate(config.dataset, _partial_=True)(
+        transform=loaded.transform, input_size=loaded.input_size, batch_size=32
+    )
     data.setup("fit")
     return loaded, data
 

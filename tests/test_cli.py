@@ -52,7 +52,7 @@ def test_mistakes_end_with_a_code_and_no_traceback(arguments, message):
 
 
 def test_a_sweep_ends_with_a_table_and_a_figure(tmp_path):
-    done = command(*SMALL, "-m", "pruning=random,tome", "task=benchmark", f"hydra.sweep.dir={tmp_path}")
+    done = command("-m", *SMALL, "pruning=random,tome", "task=benchmark", f"hydra.sweep.dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "random" in done.stdout and "tome" in done.stdout
     assert len(list(tmp_path.glob("*/metrics.json"))) == 2 and not (tmp_path / "sweep.png").exists()
@@ -60,6 +60,6 @@ def test_a_sweep_ends_with_a_table_and_a_figure(tmp_path):
 
 def test_a_mistake_in_one_job_does_not_stop_the_others(tmp_path):
     layers = "pruning.stages.vision.layers=[99],[1]"
-    done = command(*SMALL, "-m", "pruning=random", layers, "task=benchmark", f"hydra.sweep.dir={tmp_path}")
+    done = command("-m", *SMALL, "pruning=random", layers, "task=benchmark", f"hydra.sweep.dir={tmp_path}")
     assert done.returncode != 0 and "has 99" in done.stderr and "Traceback" not in done.stderr
     assert [path.parent.name for path in tmp_path.glob("*/metrics.json")] == ["1"]

@@ -34,12 +34,16 @@ SMALL = [
 def run(tmp_path, capsys):
     """Compose a small run with overrides, do it, and return what it recorded and printed."""
 
+    done = []
+
     def do(*overrides, names=None):
         register()
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             cfg = compose("config", [*SMALL, *overrides])
-        record = wiring.run(cfg, tmp_path / "out", names or {"dataset": "synthetic", "pruning": "tested"})
+        done.append(cfg)
+        folder = tmp_path / ("out" if len(done) == 1 else f"out{len(done)}")
+        record = wiring.run(cfg, folder, names or {"dataset": "synthetic", "pruning": "tested"})
         return record, capsys.readouterr().out.replace("\n", "")
 
     return do
@@ -113,6 +117,8 @@ def test_bf16(run):
         (["benchmark.pairs=0"], "benchmark: pairs is 0"),
         (["hardware.batch_size=0"], "batch_size is 0"),
         (["model.adapter.pool=mean"], "pool is 'mean'"),
+        (["+dataset.sise=3"], "dataset: Synthetic has no 'sise' .did you mean 'size'"),
+        (["+hardware.batchsize=3"], "hardware: HardwareProfile has no 'batchsize'"),
         (["model.net.architecture=vit_tiny_patch16_225"], "did you mean"),
         (["model.adapter._target_=saintprune.adapters.timm_eva.TimmEva"], "TimmViT"),
         (["logger._target_=saintprune.reporting.loggers.nothing"], "nothing"),

@@ -101,7 +101,9 @@ def build(cfg: DictConfig, names: dict[str, str]) -> Parts:
     plan, settings = _make(cfg, "pruning"), _make(cfg, "benchmark")
     hardware.device  # noqa: B018  # a device that this machine lacks is an error before anything is loaded
     model = _make(cfg, "model.net")
-    data = _make(cfg, "dataset")(
+    data = _make(
+        cfg,
+        "dataset",
         transform=model.transform,
         input_size=model.input_size,
         batch_size=hardware.batch_size,
@@ -110,7 +112,7 @@ def build(cfg: DictConfig, names: dict[str, str]) -> Parts:
     data.setup()
     model = attach(model, cfg.model.head, model=cfg.model.name, dataset=data.name, classes=data.classes)
     hardware.prepare(model.net)
-    adapter = _make(cfg, "model.adapter")(model.net)
+    adapter = _make(cfg, "model.adapter", net=model.net)
     plan.at("vision", adapter.depth)  # a layer that the network lacks is an error now, not after minutes
     return Parts(cfg, names, hardware, data, model, adapter, plan, settings)
 
@@ -128,18 +130,20 @@ def summarise(sweep_dir: Path) -> None:
 
 
 def _make(cfg: DictConfig, key: str, **arguments: Any) -> Any:
-    """Instantiate one node; a value that does not bind is the user's error, told in one line."""
+    """Build one node, with arguments besides its own; a value that does not bind is told in one line."""
+    node = OmegaConf.select(cfg, key)
     try:
-        return instantiate(OmegaConf.select(cfg, key), _convert_="all", **arguments)
-    except InstantiationException as error:
-        cause = error.__cause__
-        while cause is not None and not isinstance(cause, SaintpruneError) and cause.__cause__ is not None:
+        return instantiate(node, _convert_="all", _partial_=True)(**arguments)
+    except InstantiationException as error:  # a node inside this one, or a target that does not exist
+        cause: BaseException = error
+        while cause.__cause__ is not None and not isinstance(cause, SaintpruneError):
             cause = cause.__cause__
         if isinstance(cause, SaintpruneError):
             raise cause from None
         where = str(error).rpartition("full_key: ")[2].strip() or key
-        node = OmegaConf.select(cfg, where)
-        raise SaintpruneError(f"{where}: {_reason(node, cause or error)}") from error
+        raise SaintpruneError(f"{where}: {_reason(OmegaConf.select(cfg, where), cause)}") from error
+    except (TypeError, ValueError) as error:
+        raise SaintpruneError(f"{key}: {_reason(node, error)}") from error
 
 
 def _reason(node: Any, cause: BaseException) -> str:
@@ -176,7 +180,7 @@ def _warn(parts: Parts) -> None:
             f"[yellow]note:[/yellow] pruning={parts.names['pruning']} was calibrated for {calibrated.get('model')};"
             f" thresholds do not transfer. For {parts.cfg.model.name}: task=calibrate calibration.target=…"
         )
-    for path in getattr(parts.data, "broken", ()):
+    for path in parts.data.broken:
         console.print(f"[yellow]left out, cannot be read:[/yellow] {path}")
 
 
@@ -266,7 +270,11 @@ def _record(
         **found,
         calibration=calibrated.as_dict() if calibrated else None,
         hardware={**asdict(parts.hardware), "device": parts.hardware.device_name()},
-        sources={"model": parts.model.source, "dataset_licence": parts.data.licence},
+        sources={
+            "model": parts.model.source,
+            "dataset_licence": parts.data.licence,
+            "unreadable_images_left_out": list(parts.data.broken),
+        },
         seed=parts.cfg.seed,
         config=_container(parts.cfg),
     )

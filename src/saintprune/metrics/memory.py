@@ -18,8 +18,9 @@ _M_MMAP_THRESHOLD = -3  # of glibc's mallopt
 def peak_memory(work: Callable[[], object], device: torch.device) -> float | None:
     """Run the work and return by how many MiB its peak exceeded the memory held before.
 
-    On CUDA from torch's allocator. On Linux CPUs from the resident-set high-water mark, which a process may reset, while
-    the C library maps every large block by itself, so that freed memory really is free. None where neither is to be had.
+    On CUDA from torch's allocator. On Linux CPUs from the resident-set high-water mark, which a process may reset,
+    while the C library maps every large block by itself, so that freed memory really is free. None where neither is to
+    be had.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,0 +1,98 @@
+"""What timm's ViT families share: where blocks, queries, keys and the patch grid are, and how heads pool."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from timm.layers.attention_pool import AttentionPoolLatent
+from torch import Tensor, nn
+
+from saintprune.adapters.base import ViTAdapter
+from saintprune.adapters.run import TokenStream
+from saintprune.errors import SaintpruneError
+
+
+class TimmAdapter(ViTAdapter):
+    """Prunes a timm network of the class `network` whose blocks are exactly of the classes `block_classes`.
+
+    Raises:
+        SaintpruneError: the network or its blocks are of a kind that is not supported; the message names what is.
+    """
+
+    network: ClassVar[type[nn.Module]]
+    block_classes: ClassVar[tuple[type[nn.Module], ...]]
+    net: Any
+
+    @property
+    def blocks(self) -> list[Any]:
+        """The transformer blocks, in order."""
+        return list(self.net.blocks)
+
+    @property
+    def prefix(self) -> int:
+        """Class, distillation and register tokens."""
+        return self.net.num_prefix_tokens
+
+    @property
+    def _pools_prefix(self) -> bool:
+        """Whether the head's pooling sees the special tokens."""
+        return False
+
+    def _check_supported(self) -> None:
+        name, kind = type(self).__name__, type(self.net).__name__
+        if not isinstance(self.net, self.network):
+            raise SaintpruneError(
+                f"{name} prunes timm's {self.network.__name__}, but this is a {kind}. Supported: VisionTransformer by"
+                " TimmViT (ViT, DeiT, DeiT-3, CLIP, SigLIP, DINOv2, MAE), Eva by TimmEva (EVA, EVA-02, DINOv3, RoPE)"
+            )
+        for number, block in enumerate(self.blocks):
+            if type(block) not in self.block_classes:
+                known = ", ".join(kind.__name__ for kind in self.block_classes)
+                raise SaintpruneError(f"block {number} is a {type(block).__name__}, but {name} supports {known} only")
+            if not hasattr(block.attn, "k_norm"):
+                raise SaintpruneError(
+                    f"the attention of block {number} is a {type(block.attn).__name__} without the submodule k_norm,"
+                    f" where {name} would observe the keys"
+                )
+
+    def _attention_modules(self, block: Any) -> tuple[nn.Module, nn.Module, float]:
+        return block.attn.q_norm, block.attn.k_norm, block.attn.scale
+
+    def _grid(self, patches: int) -> tuple[int, int] | None:
+        """Return the grid of the network's fixed input, or of a square one; None if unknown."""
+        rows, columns = getattr(self.net.patch_embed, "grid_size", None) or (0, 0)
+        if rows * columns == patches:
+            return rows, columns
+        side = math.isqrt(patches)
+        return (side, side) if side * side == patches else None
+
+    def _pool(self, stream: TokenStream) -> Callable[..., Tensor] | None:
+        weights = stream.pool_weights(self.by_size)
+        return None if weights is None else lambda x, pool_type: self._weighted_pool(x, pool_type, weights)
+
+    def _weighted_pool(self, x: Tensor, pool_type: str | None, weights: Tensor) -> Tensor:
+        """Pool [B, N, D] as `net.pool` does, with weights [B, N]: 0 leaves a token out.
+
+        Attention pooling adds the weights' logarithm to its logits; averages become weighted averages; maxima leave out
+        tokens of weight 0.
+        """
+        pool_type = self.net.global_pool if pool_type is None else pool_type
+        attn_pool = self.net.attn_pool
+        if attn_pool is None and pool_type == "token":
+            return x[:, 0]
+        first = 0 if self._pools_prefix else self.prefix
+        x, weights = x[:, first:], weights[:, first:]
+        if attn_pool is not None:
+            if not isinstance(attn_pool, AttentionPoolLatent):
+                kind = type(attn_pool).__name__
+                raise SaintpruneError(f"the head pools by {kind}, which takes no mask: use vote=batch, pool=survivors")
+            return attn_pool(x, attn_mask=weights.log().to(x.dtype)[:, None, None])
+        if not pool_type:
+            raise SaintpruneError("the network returns all tokens (global_pool=''), where padding could not be told")
+        weights = weights[..., None].to(x.dtype)
+        mean = (x * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
+        top = x.masked_fill(weights == 0, -torch.inf).amax(1) if "max" in pool_type else mean
+        return {"avg": mean, "max": top, "avgmax": 0.5 * (mean + top)}[pool_type]
