@@ -40,7 +40,7 @@ def main() -> None:
 def answer(parts, images: torch.Tensor) -> torch.Tensor:
     """Return the pruned network's answers [B]."""
     with parts.adapter.pruned(parts.plan):
-        return parts.adapter.net(images.to(parts.hardware.device, parts.hardware.dtype)).argmax(-1).cpu()
+        return parts.adapter.net(images.to(parts.device, parts.hardware.dtype)).argmax(-1).cpu()
 
 
 if __name__ == "__main__":

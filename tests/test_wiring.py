@@ -137,17 +137,6 @@ def test_a_missing_device_is_told_before_anything_loads(run):
         run("hardware=a100")
 
 
-def test_sweep_summary(run, tmp_path, capsys):
-    for number, pruning in enumerate(("random", "tome")):
-        record, _ = run("task=benchmark", f"pruning={pruning}", names={"dataset": "s", "pruning": pruning})
-        record.write(tmp_path / "sweep" / str(number) / "metrics.json")
-    wiring.summarise(tmp_path / "sweep")
-    printed = capsys.readouterr().out
-    assert "random" in printed and "tome" in printed
-    wiring.summarise(tmp_path / "empty")
-    assert capsys.readouterr().out == ""
-
-
 def test_wandb_offline(run, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

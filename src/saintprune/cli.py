@@ -42,7 +42,7 @@ class SweepSummary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Gather the records under the sweep's folder."""
-        from saintprune.wiring import summarise
+        from saintprune.reporting.sweep import summarise
 
         summarise(Path(config.hydra.sweep.dir))
 

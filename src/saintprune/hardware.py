@@ -71,13 +71,13 @@ class HardwareProfile:
             )
         return torch.device(self.accelerator)
 
-    def prepare(self, net: nn.Module) -> nn.Module:
+    def prepare(self, net: Any) -> nn.Module:
         """Set the threads, and move the network to the device and precision."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         net = net.to(self.device, self.dtype)
         if self.compile:
-            for block in net.blocks:  # type: ignore[union-attr]
+            for block in net.blocks:
                 block.mlp.compile(dynamic=True)
         return net
 
@@ -107,7 +107,7 @@ def detect(
     compile: bool | None = None,
 ) -> HardwareProfile:
     """Return the profile of this machine: CUDA, else Apple's GPU, else the CPU; what is given replaces its choice."""
-    given = {
+    given: dict[str, Any] = {
         "precision": precision,
         "batch_size": batch_size,
         "num_workers": num_workers,
@@ -120,7 +120,7 @@ def detect(
         profile = HardwareProfile("auto", "mps", batch_size=64, num_workers=4)
     else:
         profile = HardwareProfile("auto")
-    return replace(profile, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+    return replace(profile, **{key: value for key, value in given.items() if value is not None})
 
 
 def _cpu_name() -> str:

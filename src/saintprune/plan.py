@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from saintprune.errors import SaintpruneError
 from saintprune.reduction import Reducer
@@ -128,9 +129,9 @@ class Plan:
     calibrated: Mapping[str, object] | None = None
 
     @classmethod
-    def vision(cls, method: Reducer, layers: str | Sequence[int] = "first_half", **stage: object) -> Plan:
+    def vision(cls, method: Reducer, layers: str | Sequence[int] = "first_half", **stage: Any) -> Plan:
         """Return the plan of one method in the vision tower; `stage` takes the other attributes of `Stage`."""
-        return cls({"vision": Stage("vision", layers, method, **stage)})  # type: ignore[arg-type]
+        return cls({"vision": Stage("vision", layers, method, **stage)})
 
     def at(self, site: str, depth: int) -> dict[int, Step]:
         """Return what is to be done at each pruned block of a network with `depth` blocks.

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, cast
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -21,10 +17,11 @@ from rich.progress import Progress
 from torch import Tensor
 
 from saintprune.adapters.base import ViTAdapter
+from saintprune.binding import make
 from saintprune.calibration.search import Calibrated, Calibrator
 from saintprune.calibration.targets import Target
 from saintprune.config import Task, config_dir
-from saintprune.errors import SaintpruneError, did_you_mean
+from saintprune.errors import SaintpruneError
 from saintprune.evaluation.benchmark import Benchmark, BenchmarkResult
 from saintprune.evaluation.classification import Scores, score
 from saintprune.evaluation.timing import BenchmarkSettings
@@ -33,9 +30,8 @@ from saintprune.models.heads import answers, attach
 from saintprune.plan import Plan
 from saintprune.reporting.assemble import figures
 from saintprune.reporting.loggers import log_record
-from saintprune.reporting.plots import sweep_figure
 from saintprune.reporting.records import RunRecord, write_atomically
-from saintprune.reporting.tables import layers_line, run_table, sweep_table
+from saintprune.reporting.tables import layers_line, run_table
 
 console = Console()
 
@@ -47,6 +43,7 @@ class Parts:
     cfg: DictConfig
     names: dict[str, str]
     hardware: HardwareProfile
+    device: torch.device
     data: Any
     model: Any
     adapter: ViTAdapter
@@ -70,17 +67,10 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
     target = None if cfg.calibration.target is None else Target.parse(cfg.calibration.target)
     if cfg.task == Task.calibrate and target is None:
         raise SaintpruneError("task=calibrate needs a target, for example calibration.target=flops:0.5")
-    logger = _make(cfg, "logger", save_dir=str(output_dir))  # first, so that a missing one costs no run
+    logger = make(cfg, "logger", save_dir=str(output_dir))  # first, so that a missing one costs no run
     parts = build(cfg, names)
     _warn(parts)
     calibrated = None if target is None else _calibrate(parts, target)
-    if calibrated is not None:
-        parts.plan = calibrated.plan
-    if cfg.task == Task.calibrate:
-        assert calibrated is not None and target is not None
-        saved = _save_pruning(parts, calibrated, target)
-        console.print(f"found {calibrated.knob}={calibrated.value:g}: {calibrated.measured}")
-        console.print(f"use it with: [bold]pruning={saved}[/bold]")
     scores = _score(parts) if cfg.task == Task.evaluate else None
     measured = _benchmark(parts) if cfg.task != Task.calibrate else None
     record = _record(parts, scores, measured, calibrated)
@@ -97,11 +87,11 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
 def build(cfg: DictConfig, names: dict[str, str]) -> Parts:
     """Turn the groups of a config into objects that fit each other."""
     torch.manual_seed(cfg.seed)
-    hardware = _make(cfg, "hardware")
-    plan, settings = _make(cfg, "pruning"), _make(cfg, "benchmark")
-    hardware.device  # noqa: B018  # a device that this machine lacks is an error before anything is loaded
-    model = _make(cfg, "model.net")
-    data = _make(
+    hardware = make(cfg, "hardware")
+    plan, settings = make(cfg, "pruning"), make(cfg, "benchmark")
+    device = hardware.device  # one that this machine lacks is an error before anything is loaded
+    model = make(cfg, "model.net")
+    data = make(
         cfg,
         "dataset",
         transform=model.transform,
@@ -112,64 +102,9 @@ def build(cfg: DictConfig, names: dict[str, str]) -> Parts:
     data.setup()
     model = attach(model, cfg.model.head, model=cfg.model.name, dataset=data.name, classes=data.classes)
     hardware.prepare(model.net)
-    adapter = _make(cfg, "model.adapter", net=model.net)
+    adapter = make(cfg, "model.adapter", net=model.net)
     plan.at("vision", adapter.depth)  # a layer that the network lacks is an error now, not after minutes
-    return Parts(cfg, names, hardware, data, model, adapter, plan, settings)
-
-
-def summarise(sweep_dir: Path) -> None:
-    """Print one table over the records below a folder and draw their figure."""
-    records = [RunRecord.read(path) for path in sorted(sweep_dir.glob("**/metrics.json"))]
-    if not records:
-        return
-    console.print(sweep_table(records))
-    figure = sweep_figure(records, sweep_dir / "sweep.png")
-    if figure is not None:
-        console.print(f"figure: {figure}", soft_wrap=True)
-    console.print(f"records: {sweep_dir}", soft_wrap=True)
-
-
-def _make(cfg: DictConfig, key: str, **arguments: Any) -> Any:
-    """Build one node, with arguments besides its own; a value that does not bind is told in one line."""
-    node = OmegaConf.select(cfg, key)
-    try:
-        return instantiate(node, _convert_="all", _partial_=True)(**arguments)
-    except InstantiationException as error:  # a node inside this one, or a target that does not exist
-        cause: BaseException = error
-        while cause.__cause__ is not None and not isinstance(cause, SaintpruneError):
-            cause = cause.__cause__
-        if isinstance(cause, SaintpruneError):
-            raise cause from None
-        where = str(error).rpartition("full_key: ")[2].strip() or key
-        raise SaintpruneError(f"{where}: {_reason(OmegaConf.select(cfg, where), cause)}") from error
-    except (TypeError, ValueError) as error:
-        raise SaintpruneError(f"{key}: {_reason(node, error)}") from error
-
-
-def _reason(node: Any, cause: BaseException) -> str:
-    """Return the first line of an error; for a key that the class does not take, what it does take."""
-    message = str(cause).strip().splitlines()[0]
-    if not isinstance(cause, TypeError) or not OmegaConf.is_dict(node) or "_target_" not in node:
-        return message
-    target = get_object(node["_target_"])
-    unknown = re.search(r"unexpected keyword argument '(\w+)'", message)
-    if unknown is None:
-        return _mistyped(node, target) or message
-    known = [name for name in inspect.signature(target).parameters if name not in ("self", "kwargs")]
-    key = unknown.group(1)
-    return f"{target.__name__} has no {key!r}{did_you_mean(key, known)}; it takes {', '.join(known)}"
-
-
-def _mistyped(node: Any, target: Any) -> str | None:
-    """Return which value of a node is not of the type that its target declares; None if none is found."""
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    for key, value in node.items():
-        hint = hints.get(key)
-        allowed = set(get_args(hint)) or {hint}
-        allowed |= {int} if float in allowed else set()
-        if allowed <= {int, float, str, bool, type(None)} and type(value) not in allowed:
-            return f"{key} is {value!r}, but must be {' or '.join(sorted(kind.__name__ for kind in allowed))}"
-    return None
+    return Parts(cfg, names, hardware, device, data, model, adapter, plan, settings)
 
 
 def _warn(parts: Parts) -> None:
@@ -205,18 +140,23 @@ def _benchmark(parts: Parts) -> BenchmarkResult:
 
 
 def _calibrate(parts: Parts, target: Target) -> Calibrated:
-    """Search on unlabelled images of the training split."""
+    """Search on unlabelled images of the training split; from here on, the run's plan is the one that was found."""
     options = parts.cfg.calibration
     batches = _batches(parts, parts.data.train_dataloader(), options.samples)
     with _progress(f"calibrating to {target}") as advance:
-        return Calibrator(parts.adapter, batches, options.pairs).search(parts.plan, target, options.steps, advance)
+        found = Calibrator(parts.adapter, batches, options.pairs).search(parts.plan, target, options.steps, advance)
+    console.print(f"calibrated to {target}: {found.knob}={found.value:g} ({found.measured})", soft_wrap=True)
+    if parts.cfg.task == Task.calibrate:
+        console.print(f"use it with: [bold]pruning={_save_pruning(parts, found, target)}[/bold]", soft_wrap=True)
+    parts.plan = found.plan
+    return found
 
 
 def _batches(parts: Parts, loader: Any, samples: int) -> list[Tensor]:
     """Return the first images of a loader as whole batches on the device."""
     batches: list[Tensor] = []
     for images, _ in loader:
-        batches.append(images.to(parts.hardware.device, parts.hardware.dtype))
+        batches.append(images.to(parts.device, parts.hardware.dtype))
         if sum(len(batch) for batch in batches) >= samples:
             break
     whole = [batch for batch in batches if len(batch) == len(batches[0])]

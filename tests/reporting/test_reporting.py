@@ -13,6 +13,7 @@ from saintprune.reporting.assemble import figures
 from saintprune.reporting.loggers import flat_figures
 from saintprune.reporting.plots import sweep_figure
 from saintprune.reporting.records import RunRecord, write_atomically
+from saintprune.reporting.sweep import summarise
 from saintprune.reporting.tables import layers_line, run_table, sweep_table
 
 SCORES = {
@@ -92,7 +93,7 @@ def test_table_sets_side_by_side():
         "85.0 %",
         "-2.5 (-4.0 to -1.0)",
         "93.8 %",
-        "2.10x (2.00 to 2.20)",
+        "2.10x (2.00–2.20)",
         "0.40x",
         "98.2",
         "1.20 %",
@@ -103,6 +104,16 @@ def test_table_sets_side_by_side():
 
 def test_sweep_table_has_a_row_per_run():
     assert text(sweep_table([record(), record(scores=None)])).count("2.10x") == 2
+
+
+def test_a_sweep_is_summed_up(tmp_path, capsys):
+    for number in range(2):
+        record().write(tmp_path / str(number) / "metrics.json")
+    summarise(tmp_path)
+    printed = capsys.readouterr().out
+    assert "2 runs" in printed and "figure: " in printed and (tmp_path / "sweep.svg").is_file()
+    summarise(tmp_path / "empty")
+    assert capsys.readouterr().out == ""
 
 
 def test_layers_line():

@@ -156,8 +156,7 @@ class ViTAdapter(ABC):
                 raise SaintpruneError("pruning does not support attn_mask or is_causal given to the network")
             if begins is not None:
                 run.begin(self._stream(x, begins))
-            stream = run.stream
-            assert stream is not None
+            stream = run.current
             kwargs = self._positioned(kwargs, stream)
             mask = stream.attention_mask(x.dtype)
             if step is None or observed is None:

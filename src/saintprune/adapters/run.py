@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from saintprune.errors import SaintpruneError
 from saintprune.plan import Step
 from saintprune.reduction import LayerState, Reduction
 
@@ -112,6 +113,17 @@ class PrunedRun:
     events: list[LayerEvent] = field(default_factory=list)
     stream: TokenStream | None = None
 
+    @property
+    def current(self) -> TokenStream:
+        """The bookkeeping of the latest forward pass.
+
+        Raises:
+            SaintpruneError: there was none yet.
+        """
+        if self.stream is None:
+            raise SaintpruneError("the network has made no forward pass inside this `with` block yet")
+        return self.stream
+
     def begin(self, stream: TokenStream) -> None:
         """Start a forward pass."""
         self.stream, self.events = stream, []
@@ -126,8 +138,7 @@ class PrunedRun:
             layer: 0-based number of the block.
             observed: what was seen of the layer's attention.
         """
-        stream, stage = self.stream, step.stage
-        assert stream is not None
+        stream, stage = self.current, step.stage
         started = self._now(x.device)
         state = LayerState(
             keys=observed.mean_keys() if "keys" in stage.method.reads else x[..., :0],
@@ -161,8 +172,7 @@ class PrunedRun:
     @property
     def tokens_at_entry(self) -> float:
         """Tokens of a sample before the first block, special ones included."""
-        assert self.stream is not None, "no forward pass was made yet"
-        return float(self.stream.patches_at_entry + self.stream.prefix)
+        return float(self.current.patches_at_entry + self.current.prefix)
 
     @property
     def tokens_per_layer(self) -> list[float]:

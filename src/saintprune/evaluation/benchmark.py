@@ -28,7 +28,7 @@ class Arm:
 
     throughput: float
     gflops: float
-    peak_memory_mib: float | None
+    peak_memory_mib: float
     tokens_per_layer: list[float]
 
 

@@ -2,63 +2,55 @@
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_M_MMAP_THRESHOLD = -3  # of glibc's mallopt
 
-
-def peak_memory(work: Callable[[], object], device: torch.device) -> float | None:
+def peak_memory(work: Callable[[], object], device: torch.device) -> float:
     """Run the work and return by how many MiB its peak exceeded the memory held before.
 
-    On CUDA from torch's allocator. On Linux CPUs from the resident-set high-water mark, which a process may reset,
-    while the C library maps every large block by itself, so that freed memory really is free. None where neither is to
-    be had.
+    On CUDA as torch's allocator tells it. Elsewhere the sum of all tensors that the work made and that were alive at
+    once: exact and repeatable, but blind to what kernels use inside (a process's resident memory depends on its past).
     """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        work()
-        torch.cuda.synchronize(device)
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    if device.type != "cpu" or not sys.platform.startswith("linux"):
-        return None
-    with _unpooled():
-        work()  # whatever libraries keep for later is allocated here, not counted below
-        try:
-            _CLEAR.write_text("5")
-        except OSError:
-            return None
-        before = _resident("VmRSS")
-        work()
-        return (_resident("VmHWM") - before) / 1024
+    if device.type != "cuda":
+        with _LiveTensors() as live:
+            work()
+        return live.peak / 2**20
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    torch.cuda.synchronize(device)
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
 
 
-@contextmanager
-def _unpooled() -> Iterator[None]:
-    """Let glibc map blocks of 64 KiB and more one by one; afterwards 32 MiB, where its own adaptation ends."""
-    libc = ctypes.CDLL(ctypes.util.find_library("c"))
-    mallopt, trim = getattr(libc, "mallopt", None), getattr(libc, "malloc_trim", None)
-    if mallopt is None or trim is None:
-        yield
-        return
-    mallopt(_M_MMAP_THRESHOLD, 64 * 1024)
-    trim(0)
-    try:
-        yield
-    finally:
-        mallopt(_M_MMAP_THRESHOLD, 32 * 1024 * 1024)
+class _LiveTensors(TorchDispatchMode):
+    """Follows the storages that operations make; `peak` is the largest number of bytes alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation and note the storages that it made."""
+        kwargs = kwargs or {}
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        result = func(*args, **kwargs)
+        for storage in _storages(result):
+            if storage._cdata not in given:  # a view or an in-place result makes nothing
+                self._alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self._alive = {key: entry for key, entry in self._alive.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        return result
 
 
-def _resident(field: str) -> int:
-    """Return a field of /proc/self/status, KiB."""
-    lines = _STATUS.read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    """Return the storages of all tensors in nested containers."""
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -89,21 +89,20 @@ class Reduction:
         if self.merge_to is None:
             return _gather(x, self.keep)
         weights = torch.ones_like(self.merge_to, dtype=torch.float32) if sizes is None else sizes
-        total = self._sum(weights[..., None]).clamp_min(1e-12)  # (b, m, 1); a padding slot may hold nothing
-        return (self._sum(x.float() * weights[..., None]) / total).to(x.dtype)
+        total = self._sum(weights[..., None], self.merge_to).clamp_min(1e-12)  # (b, m, 1); padding may hold nothing
+        return (self._sum(x.float() * weights[..., None], self.merge_to) / total).to(x.dtype)
 
     def apply_sizes(self, sizes: Tensor) -> Tensor:
         """Return [B, M]: patches that each survivor stands for, given [B, N] before."""
         if self.merge_to is None:
             return sizes.gather(1, self.keep)
-        return self._sum(sizes[..., None])[..., 0]
+        return self._sum(sizes[..., None], self.merge_to)[..., 0]
 
-    def _sum(self, x: Tensor) -> Tensor:
+    def _sum(self, x: Tensor, merge_to: Tensor) -> Tensor:
         """Sum [B, N, D] over the tokens that join each slot -> [B, M, D]."""
-        assert self.merge_to is not None
         (batch, slots), width = self.keep.shape, x.shape[-1]
         # one spare slot a sample takes what is dropped; rows are added whole, which is what CPUs and GPUs do fast
-        slot = torch.where(self.merge_to < 0, slots, self.merge_to)
+        slot = torch.where(merge_to < 0, slots, merge_to)
         flat = slot + torch.arange(batch, device=x.device)[:, None] * (slots + 1)
         out = x.new_zeros(batch * (slots + 1), width).index_add_(0, flat.flatten(), x.flatten(0, 1))
         return out.view(batch, slots + 1, width)[:, :slots]

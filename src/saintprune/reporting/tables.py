@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from saintprune.reporting.records import RunRecord
@@ -39,15 +40,17 @@ def layers_line(tokens: Sequence[float] | None) -> str:
 
 
 def sweep_table(records: Sequence[RunRecord]) -> Table:
-    """Return one row per run of a sweep, the runs of one model and dataset beside each other."""
-    table = Table(title=f"{len(records)} runs", title_justify="left")
-    for name in ("model", "dataset", "pruning", "accuracy", "change", "agreement", "GFLOPs", "speed-up (95 %)"):
-        table.add_column(name, justify="left" if name in ("model", "dataset", "pruning") else "right")
+    """Return one row per run of a sweep; what all runs share stands in the title."""
+    shared = {(record.model, record.dataset) for record in records}
+    title = " on ".join(next(iter(shared))) if len(shared) == 1 else "several models or datasets"
+    table = Table(title=f"{len(records)} runs, {title}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("pruning", "accuracy", "change", "agreement", "GFLOPs", "speed-up (95 %)"):
+        table.add_column(name, justify="left" if name == "pruning" else "right")
     for record in records:
+        name = record.pruning.removeprefix(f"{record.model}/")
+        name = name if len(shared) == 1 else f"{record.model} {record.dataset} {name}"
         table.add_row(
-            record.model,
-            record.dataset,
-            record.pruning,
+            name,
             percent(record.pruned["accuracy"]),
             _accuracy_change(record.delta, interval=False),
             percent(record.agreement),
@@ -81,7 +84,7 @@ def _speedup(delta: dict) -> str:
     if delta.get("speedup") is None:
         return "-"
     low, high = delta["speedup_ci95"]
-    return f"{delta['speedup']:.2f}x ({low:.2f} to {high:.2f})"
+    return f"{delta['speedup']:.2f}x ({low:.2f}–{high:.2f})"
 
 
 def _ratio(delta: dict) -> str:
