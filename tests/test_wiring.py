@@ -95,6 +95,15 @@ def test_a_calibration_for_another_model_is_pointed_out(run):
     assert "calibrated for vit_s14; thresholds do not transfer" in printed
 
 
+def test_a_collapse_is_pointed_out(run):
+    _, printed = run("task=benchmark", "pruning=random", "pruning.stages.vision.schedule.drop=1.0")
+    assert "only 2 of 17 tokens are left" not in printed
+    _, printed = run(
+        "task=benchmark", "pruning=random", "pruning.stages.vision.schedule.drop=1.0", "model.net.img_size=128"
+    )
+    assert "only 2 of 65 tokens are left at the end" in printed and "task=calibrate" in printed
+
+
 def test_bf16(run):
     record, _ = run("task=benchmark", "pruning=tome", "hardware=cpu_bf16", "hardware.batch_size=4")
     assert record.hardware["precision"] == "bf16-true"

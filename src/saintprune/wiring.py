@@ -33,6 +33,7 @@ from saintprune.reporting.loggers import log_record
 from saintprune.reporting.records import RunRecord, write_atomically
 from saintprune.reporting.tables import layers_line, run_table
 
+FEW = 0.1  # share of the tokens at the end below which a run says how to calibrate
 console = Console()
 
 
@@ -77,9 +78,7 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
     path = record.write(output_dir / "metrics.json")
     log_record(logger, record)
     if cfg.task != Task.calibrate:
-        console.print(run_table(record))
-        console.print(f"tokens that leave each block, unpruned: {layers_line(record.baseline['tokens_per_layer'])}")
-        console.print(f"tokens that leave each block, pruned:   {layers_line(record.pruned['tokens_per_layer'])}")
+        _show(record)
     console.print(f"record: {path}", soft_wrap=True)
     return record
 
@@ -163,6 +162,19 @@ def _batches(parts: Parts, loader: Any, samples: int) -> list[Tensor]:
     if not whole:
         raise SaintpruneError(f"dataset={parts.names['dataset']} has no images to measure with")
     return whole
+
+
+def _show(record: RunRecord) -> None:
+    """Print the table of a run, its tokens per layer, and a word where few of them are left."""
+    before, after = (arm["tokens_per_layer"] for arm in (record.baseline, record.pruned))
+    console.print(run_table(record))
+    console.print(f"tokens that leave each block, unpruned: {layers_line(before)}")
+    console.print(f"tokens that leave each block, pruned:   {layers_line(after)}")
+    if after[-1] < FEW * before[-1]:
+        console.print(
+            f"[yellow]note:[/yellow] only {after[-1]:.0f} of {before[-1]:.0f} tokens are left at the end. Thresholds do"
+            " not transfer between models; find yours: task=calibrate calibration.target=speedup:2.0"
+        )
 
 
 @contextmanager
