@@ -9,24 +9,24 @@ at the end. Extra KEY=VALUE arguments override the configs, such as ``dataset.pa
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
-import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from rich.progress import track
 from torch import Tensor
 
+from saintprune.binding import make
+from saintprune.config import config_dir
 from saintprune.data.base import ImageData
 from saintprune.errors import SaintpruneError
 from saintprune.models import heads, probe
 from saintprune.models.loaded import LoadedModel
+from saintprune.reporting.records import package_versions, source_commit
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = config_dir()
 
 
 def main() -> int:
@@ -78,8 +78,8 @@ def fit_probe(model: str, dataset: str, out: Path, overrides: list[str]) -> None
         "num_test": len(test[1]),
         "seeds": "none: the split, the folds and the fit draw no random numbers",
         "features": dict(loaded.source),
-        "versions": {name: version(name) for name in ("saintprune", "torch", "timm", "pillow")},
-        "commit": commit(),
+        "versions": package_versions(),
+        "commit": source_commit(),
         "licence": f"derived from the images of {dataset} ({data.licence}); the head falls under the same terms",
     }
     heads.save(head, out / f"{model}-{dataset}.safetensors", record)
@@ -102,10 +102,8 @@ def load(model: str, dataset: str, overrides: list[str]) -> tuple[LoadedModel, I
         }
     )
     config.merge_with_dotlist(overrides)
-    loaded = instantiate(config.model.net)
-    data = instantiate(config.dataset, _partial_=True)(
-        transform=loaded.transform, input_size=loaded.input_size, batch_size=32
-    )
+    loaded = make(config, "model.net")
+    data = make(config, "dataset", transform=loaded.transform, input_size=loaded.input_size, batch_size=32)
     data.setup("fit")
     return loaded, data
 
@@ -114,26 +112,10 @@ def load(model: str, dataset: str, overrides: list[str]) -> tuple[LoadedModel, I
 def features(loaded: LoadedModel, loader: Any) -> tuple[Tensor, Tensor]:
     """Return the pooled features (N, D) and labels (N,) of all batches."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    net, begin, collected = loaded.net.to(device), time.perf_counter(), []
-    for images, labels in loader:
+    net, collected = loaded.net.to(device), []
+    for images, labels in track(loader, "features", transient=True):
         collected.append((net(images.to(device)).float().cpu(), labels))
-        print(
-            f"\r{sum(len(label) for _, label in collected)} images, {time.perf_counter() - begin:.0f} s",
-            end="",
-        )
-    print()
     return torch.cat([feature for feature, _ in collected]), torch.cat([label for _, label in collected])
-
-
-def commit() -> str | None:
-    """Return the checkout's commit, with ``-dirty`` if files differ from it, or None outside a checkout."""
-
-    def git(*arguments: str) -> str | None:
-        answer = subprocess.run(["git", *arguments], cwd=CONF, capture_output=True, text=True)
-        return answer.stdout.strip() if answer.returncode == 0 else None
-
-    head = git("rev-parse", "HEAD")
-    return f"{head}-dirty" if head and git("status", "--porcelain", ":/") else head
 
 
 if __name__ == "__main__":

@@ -159,17 +159,32 @@ class ViTAdapter(ABC):
             stream = run.current
             kwargs = self._positioned(kwargs, stream)
             mask = stream.attention_mask(x.dtype)
-            if step is None or observed is None:
+            if step is None and stream.real is None:
                 return original(x, attn_mask=mask, **kwargs)
             x = self._attention_half(block, x, attn_mask=mask, **kwargs)
-            sizes = stream.sizes
-            stream.bias_sizes = stream.bias_sizes or (step.stage.method.merges and step.stage.proportional_attention)
-            reduction = run.select(step, x, layer, observed)
-            observed.query = observed.key = None  # they hold the memory of the whole qkv projection
-            x = reduction.apply(x, sizes)
-            return self._mlp_half(block, x)
+            if step is not None and observed is not None:
+                x = self._reduced(x, layer, step, observed, run)
+            return self._mlp_of_real_tokens(block, x, stream)
 
         return forward
+
+    @staticmethod
+    def _reduced(x: Tensor, layer: int, step: Step, observed: Observed, run: PrunedRun) -> Tensor:
+        """Let the step's method select, and return the tokens that are left: [B, N, D] -> [B, M, D]."""
+        stream, stage = run.current, step.stage
+        sizes = stream.sizes
+        stream.bias_sizes = stream.bias_sizes or (stage.method.merges and stage.proportional_attention)
+        reduction = run.select(step, x, layer, observed)
+        observed.query = observed.key = None  # they hold the memory of the whole qkv projection
+        return reduction.apply(x, sizes)
+
+    def _mlp_of_real_tokens(self, block: Any, x: Tensor, stream: TokenStream) -> Tensor:
+        """Return the MLP half of a block; padding, where there is any, is left out, as the MLP works token by token."""
+        if stream.real is None:
+            return self._mlp_half(block, x)
+        flat = x.flatten(0, 1)  # (b, n, d) -> (b n, d)
+        done = self._mlp_half(block, flat.index_select(0, stream.real)[None])[0]
+        return flat.index_copy(0, stream.real, done).view_as(x)
 
     def _stream(self, x: Tensor, carries_sizes: bool) -> TokenStream:
         """Return the bookkeeping of a forward pass whose tokens [B, N, D] are still all there."""

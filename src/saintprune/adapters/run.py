@@ -55,6 +55,7 @@ class TokenStream:
         positions: [B, P] int64, place of each patch in the image's grid; None while nothing was pruned.
         sizes: [B, N] float32, kept only where some method merges.
         valid: [B, N] bool; None while there is no padding.
+        real: [T] int64, flat indices into B * N of the tokens that are no padding; None while there is no padding.
         bias_sizes: whether attention is proportional to sizes from here on.
     """
 
@@ -65,6 +66,7 @@ class TokenStream:
     positions: Tensor | None = None
     sizes: Tensor | None = None
     valid: Tensor | None = None
+    real: Tensor | None = None
     bias_sizes: bool = False
 
     def lengths(self) -> int | Tensor:
@@ -92,6 +94,7 @@ class TokenStream:
         kept = (reduction.keep[:, self.prefix :] - self.prefix).clamp_min(0)  # padding may point anywhere
         self.positions = kept if self.positions is None else self.positions.gather(1, kept)
         self.valid = reduction.valid
+        self.real = None if reduction.valid is None else reduction.valid.flatten().nonzero()[:, 0]
         self.tokens = reduction.keep.shape[1]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from saintprune.errors import SaintpruneError
 
 SCHEMA_VERSION = 1
-PACKAGES = ("saintprune", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "numpy")
+PACKAGES = ("saintprune", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class RunRecord:
     config: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    commit: str | None = field(default_factory=lambda: _commit())
-    versions: dict[str, str] = field(default_factory=lambda: _versions())
+    commit: str | None = field(default_factory=lambda: source_commit())
+    versions: dict[str, str] = field(default_factory=lambda: package_versions())
 
     def write(self, path: Path) -> Path:
         """Write the record as JSON, whole or not at all."""
@@ -93,7 +93,7 @@ def write_atomically(path: Path, text: str) -> None:
         ) from error
 
 
-def _commit() -> str | None:
+def source_commit() -> str | None:
     """Return the commit of the source tree, with "+changes" where it differs; None outside a checkout."""
 
     def git(*arguments: str) -> str:
@@ -107,7 +107,7 @@ def _commit() -> str | None:
         return None
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that determine results."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
