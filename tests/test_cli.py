@@ -1,5 +1,6 @@
 """The command line as a process: quick where nothing is loaded, one line and a code where something is wrong."""
 
+import os
 import subprocess
 import sys
 import time
@@ -63,3 +64,24 @@ def test_a_mistake_in_one_job_does_not_stop_the_others(tmp_path):
     done = command("-m", *SMALL, "pruning=random", layers, "task=benchmark", f"hydra.sweep.dir={tmp_path}")
     assert done.returncode != 0 and "has 99" in done.stderr and "Traceback" not in done.stderr
     assert [path.parent.name for path in tmp_path.glob("*/metrics.json")] == ["1"]
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root, to mount a small disk")
+def test_a_full_disk_is_one_line(tmp_path):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        done = command(*SMALL, f"hydra.run.dir={tmp_path}/run")
+        left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert done.returncode == 1 and left == []
+    assert done.stderr.startswith("error: cannot write to") and "No space left" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_place_that_is_a_file_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = command(*SMALL, f"hydra.run.dir={tmp_path}/file/run")
+    assert done.returncode == 1 and done.stderr.startswith("error: cannot write to") and done.stderr.count("\n") == 1

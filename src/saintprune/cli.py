@@ -17,6 +17,8 @@ from omegaconf import DictConfig
 from saintprune.config import config_dir, register
 from saintprune.errors import SaintpruneError
 
+ROOM = 256 * 1024  # bytes that a run's config, record and CSV log need at the least
+
 register()
 
 
@@ -37,14 +39,40 @@ def main(cfg: DictConfig) -> None:
         sys.exit(1)
 
 
-class SweepSummary(Callback):
-    """At the end of a multirun, writes one table and one figure over its runs."""
+class RunCallback(Callback):
+    """Refuses a place where nothing can be written before a run begins; sums up a multirun when it ends."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the folder of a single run."""
+        _require_room(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the folder of a sweep."""
+        _require_room(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Gather the records under the sweep's folder."""
         from saintprune.reporting.sweep import summarise
 
         summarise(Path(config.hydra.sweep.dir))
+
+
+def _require_room(folder: Path) -> None:
+    """Exit with one line where Hydra would meet a full disk or a forbidden folder with a traceback."""
+    probe = folder / ".room"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(ROOM))
+        probe.unlink()
+    except OSError as error:
+        if probe.exists():
+            probe.unlink()
+        print(
+            f"error: cannot write to {folder}: {error.strerror}; make room or choose another place with"
+            " hydra.run.dir=DIR (hydra.sweep.dir=DIR for -m)",
+            file=sys.stderr,
+        )
+        sys.exit(1)
 
 
 def _names(hydra_config: Any) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -98,7 +99,9 @@ def build(cfg: DictConfig, names: dict[str, str]) -> Parts:
         batch_size=hardware.batch_size,
         num_workers=hardware.num_workers,
     )
-    data.setup()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*they are left out")  # `_warn` says it better
+        data.setup()
     model = attach(model, cfg.model.head, model=cfg.model.name, dataset=data.name, classes=data.classes)
     hardware.prepare(model.net)
     adapter = make(cfg, "model.adapter", net=model.net)

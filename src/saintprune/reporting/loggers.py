@@ -31,10 +31,17 @@ def wandb_logger(save_dir: str, project: str = "saintprune", entity: str | None 
 
 
 def log_record(logger: Logger, record: RunRecord) -> None:
-    """Log a record's figures and config, and close the logger."""
-    logger.log_hyperparams(record.config)
-    logger.log_metrics(flat_figures(asdict(record)))
-    logger.finalize("success")
+    """Log a record's figures and config, and close the logger.
+
+    Raises:
+        SaintpruneError: the logger could not write.
+    """
+    try:
+        logger.log_hyperparams(record.config)
+        logger.log_metrics(flat_figures(asdict(record)))
+        logger.finalize("success")
+    except OSError as error:
+        raise SaintpruneError(f"the record is written, but the logger failed: {error.strerror or error}") from error
 
 
 def flat_figures(record: dict[str, Any], prefix: str = "") -> dict[str, float]:
