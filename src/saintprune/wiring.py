@@ -146,7 +146,8 @@ def _calibrate(parts: Parts, target: Target) -> Calibrated:
     options = parts.cfg.calibration
     batches = _batches(parts, parts.data.train_dataloader(), options.samples)
     with _progress(f"calibrating to {target}") as advance:
-        found = Calibrator(parts.adapter, batches, options.pairs).search(parts.plan, target, options.steps, advance)
+        calibrator = Calibrator(parts.adapter, batches, options.pairs, classifies=parts.model.num_classes > 0)
+        found = calibrator.search(parts.plan, target, options.steps, advance)
     console.print(f"calibrated to {target}: {found.knob}={found.value:g} ({found.measured})", soft_wrap=True)
     if parts.cfg.task == Task.calibrate:
         console.print(f"use it with: [bold]pruning={_save_pruning(parts, found, target)}[/bold]", soft_wrap=True)

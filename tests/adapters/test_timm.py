@@ -234,6 +234,20 @@ def test_bf16_decides_in_float32():
     assert seen["dtype"] == torch.float32
 
 
+def test_autocast_leaves_decisions_in_float32():
+    net, adapter, images = make("vit")
+    seen = []
+
+    class Spy(Saint):
+        def select(self, state):
+            seen.append((state.keys @ state.keys.mT).dtype)
+            return super().select(state)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16), adapter(net).pruned(Plan.vision(Spy())):
+        net(images)
+    assert set(seen) == {torch.float32}
+
+
 def test_events_tell_tokens_and_seconds():
     net, adapter, images = make("vit")
     with adapter(net).pruned(Plan.vision(ToMe(2), [0, 3]), timed=True) as run:

@@ -66,6 +66,13 @@ def test_out_of_reach_says_how_far_it_got(calibrator):
         calibrator.search(Plan.vision(Saint()), Target("flops", 0.01))
 
 
+def test_features_cannot_agree(calibrator):
+    features = Calibrator(calibrator.adapter, calibrator.batches, classifies=False)
+    assert features.measure(SAINT, timed=False).agreement is None
+    with pytest.raises(SaintpruneError, match="gives features"):
+        features.search(SAINT, Target("agreement", 0.9))
+
+
 def test_what_has_no_knob_is_refused(calibrator):
     with pytest.raises(SaintpruneError, match="KeepAll prunes nothing"):
         Knob.of(IDENTITY)

@@ -156,7 +156,8 @@ class PrunedRun:
             budget=step.budget(stream.patches_at_entry),
             attention=partial(observed.attention, stream),
         )
-        reduction = stage.method.select(state)
+        with torch.autocast(x.device.type, enabled=False):  # else bf16 products would decide, not float32 ones
+            reduction = stage.method.select(state)
         seconds = self._now(x.device) - started
         before = stream.lengths()
         stream.advance(reduction)

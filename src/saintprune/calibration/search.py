@@ -91,10 +91,11 @@ class Calibrator:
         adapter: of the network, on the device of the batches.
         batches: unlabelled images, each [B, C, H, W].
         pairs: pairs of passes per timing, for speed-up targets.
+        classifies: whether the network answers with classes; features cannot agree.
     """
 
-    def __init__(self, adapter: ViTAdapter, batches: Sequence[Tensor], pairs: int = 6) -> None:
-        self.adapter, self.batches = adapter, batches
+    def __init__(self, adapter: ViTAdapter, batches: Sequence[Tensor], pairs: int = 5, classifies: bool = True) -> None:
+        self.adapter, self.batches, self.classifies = adapter, batches, classifies
         self.settings = BenchmarkSettings(pairs=pairs, max_seconds=600.0, warmup=0, batches=len(batches))
         self.baseline = self._passes(None)
 
@@ -113,6 +114,8 @@ class Calibrator:
         Raises:
             SaintpruneError: the target is out of reach; the message says how far pruning got.
         """
+        if target.kind == "agreement" and not self.classifies:
+            raise SaintpruneError(f"calibration.target={target} needs answers, but this network gives features")
         knob, weak, strong = Knob.of(plan), 0.0, 1.0
         if self._exceeds(knob.turned(strong), target):
             for step in range(steps):
@@ -147,7 +150,7 @@ class Calibrator:
         return Measured(
             flops=flops / self.baseline[0],
             tokens=tokens / self.baseline[1],
-            agreement=(answers == self.baseline[2]).double().mean().item(),
+            agreement=(answers == self.baseline[2]).double().mean().item() if self.classifies else None,
             speedup=self._speedup(plan) if timed else None,
         )
 

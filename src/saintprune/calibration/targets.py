@@ -21,19 +21,20 @@ class Measured:
     Attributes:
         flops: share of the FLOPs that is left.
         tokens: share of the mean tokens per layer that is left.
-        agreement: share of images that are answered as without pruning.
+        agreement: share of images that are answered as without pruning; None where the network gives features.
         speedup: median factor over interleaved pairs.
     """
 
     flops: float
     tokens: float
-    agreement: float
+    agreement: float | None
     speedup: float | None = None
 
     def __str__(self) -> str:
         """Return the figures in words."""
+        agreement = "" if self.agreement is None else f", agreement {self.agreement:.3f}"
         speedup = "" if self.speedup is None else f", speed-up {self.speedup:.2f}"
-        return f"FLOPs {self.flops:.3f}, tokens {self.tokens:.3f}, agreement {self.agreement:.3f}{speedup}"
+        return f"FLOPs {self.flops:.3f}, tokens {self.tokens:.3f}{agreement}{speedup}"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class Target:
     def exceeded(self, measured: Measured) -> bool:
         """Return whether pruning went far enough: a cost target is met, or agreement has fallen below its target."""
         value = getattr(measured, self.kind)
+        if value is None:
+            return False
         if self.kind == "speedup":
-            return value is not None and value >= self.value
+            return value >= self.value
         return value < self.value if self.kind == "agreement" else value <= self.value
