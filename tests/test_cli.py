@@ -5,8 +5,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from saintprune.cli import _names
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -50,6 +53,24 @@ def test_mistakes_end_with_a_code_and_no_traceback(arguments, message):
     done = command(*arguments)
     assert done.returncode != 0 and message in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "label"),
+    [
+        ([], "saint"),
+        (["pruning.stages.vision.method.threshold=0.9"], "saint threshold=0.9"),
+        (["++pruning.stages.vision.method.gamma=1.5"], "saint gamma=1.5"),
+        (["stage@pruning.stages.vision=tome_vision"], "saint vision=tome_vision"),
+        (["calibration.target=flops:0.5"], "saint target=flops:0.5"),
+    ],
+)
+def test_a_run_is_named_by_what_was_changed(overrides, label):
+    found = SimpleNamespace(
+        runtime=SimpleNamespace(choices={"dataset": "elpv", "pruning": "saint"}),
+        overrides=SimpleNamespace(task=["model=vit_s14", *overrides]),
+    )
+    assert _names(found) == {"dataset": "elpv", "pruning": label}
 
 
 def test_a_sweep_ends_with_a_table_and_a_figure(tmp_path):

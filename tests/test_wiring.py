@@ -124,6 +124,8 @@ def test_bf16(run):
         (["calibration.target=flops:0.01"], "out of reach.*gets to FLOPs"),
         (["pruning=none", "calibration.target=flops:0.5"], "KeepAll prunes nothing"),
         (["benchmark.pairs=0"], "benchmark: pairs is 0"),
+        (["calibration.target=flops:0.5", "calibration.pairs=0"], "calibration.pairs is 0"),
+        (["+pruning.stages.x=1"], "stages.x is 1, but must be a stage"),
         (["hardware.batch_size=0"], "batch_size is 0"),
         (["model.adapter.pool=mean"], "pool is 'mean'"),
         (["+dataset.sise=3"], "dataset: Synthetic has no 'sise' .did you mean 'size'"),

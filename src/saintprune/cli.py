@@ -78,11 +78,11 @@ def _require_room(folder: Path) -> None:
 def _names(hydra_config: Any) -> dict[str, str]:
     """Return how the run's groups are called in tables: the chosen file and, for pruning, what was overridden in it."""
     choices = hydra_config.runtime.choices
-    changed = [
-        override.removeprefix("pruning.").split(".")[-1]
-        for override in hydra_config.overrides.task
-        if override.startswith(("pruning.", "stage@pruning."))
-    ]
+    changed = []
+    for override in hydra_config.overrides.task:
+        key, _, value = override.lstrip("+").partition("=")
+        if key.startswith(("pruning.", "stage@pruning.", "calibration.target")):
+            changed.append(f"{key.rpartition('.')[2]}={value}")
     return {"dataset": choices["dataset"], "pruning": " ".join([choices["pruning"], *changed])}
 
 

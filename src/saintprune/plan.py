@@ -44,7 +44,7 @@ class Schedule:
                     )
 
     def budget(self, step: int, steps: int, patches: int) -> int:
-        """Return the patches to leave.
+        """Return the patches to leave, at least one.
 
         Args:
             step: which of the pruned layers, from 0.
@@ -53,7 +53,7 @@ class Schedule:
         """
         if self.keep is not None:
             value = self.keep[step]
-            return round(value * patches) if isinstance(value, float) else value
+            return max(1, round(value * patches) if isinstance(value, float) else value)
         assert self.drop is not None
         return max(1, patches - round(self.drop * patches * (step + 1) / steps))
 
@@ -127,6 +127,12 @@ class Plan:
 
     stages: Mapping[str, Stage] = field(default_factory=dict)
     calibrated: Mapping[str, object] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name, stage in self.stages.items():
+            if not isinstance(stage, Stage):
+                raise ValueError(f"stages.{name} is {stage!r}, but must be a stage: a site, layers and a method")
 
     @classmethod
     def vision(cls, method: Reducer, layers: str | Sequence[int] = "first_half", **stage: Any) -> Plan:

@@ -69,6 +69,9 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
     target = None if cfg.calibration.target is None else Target.parse(cfg.calibration.target)
     if cfg.task == Task.calibrate and target is None:
         raise SaintpruneError("task=calibrate needs a target, for example calibration.target=flops:0.5")
+    for name in ("samples", "steps", "pairs"):
+        if cfg.calibration[name] < 1:
+            raise SaintpruneError(f"calibration.{name} is {cfg.calibration[name]}, but must be at least 1")
     logger = make(cfg, "logger", save_dir=str(output_dir))  # first, so that a missing one costs no run
     parts = build(cfg, names)
     _warn(parts)

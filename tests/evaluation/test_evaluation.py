@@ -124,3 +124,17 @@ def test_settings_are_checked(field):
 def test_the_adapter_is_for_this_network():
     net, _, _ = make("vit")
     assert TimmViT(net).net is net
+
+
+def test_scores_stay_precise_in_half_precision():
+    net, adapter, _ = network()
+    images = torch.randn(400, 3, 64, 64)
+    plan = Plan.vision(ToMe(3), "all")
+    found = run(adapter, plan, images, torch.zeros(400, dtype=torch.long), precision="bf16-true")
+    net.bfloat16()
+    with torch.inference_mode():
+        baseline = torch.cat([net(part.bfloat16()).argmax(1) for part in images.split(4)])
+        with adapter.pruned(plan):
+            pruned = torch.cat([net(part.bfloat16()).argmax(1) for part in images.split(4)])
+    assert found.agreement == pytest.approx((baseline == pruned).double().mean().item())
+    assert found.baseline_tokens == [17.0] * 4 and found.pruned_tokens == [14.0, 11.0, 8.0, 5.0]

@@ -119,8 +119,6 @@ def test_rankers_need_a_schedule(method):
 def test_pool_says_what_it_cannot_do():
     with pytest.raises(ValueError, match="grid"):
         Pool().select(state(budget=3))
-    with pytest.raises(ValueError, match="vote=sample"):
-        Pool().select(state(budget=3, grid=(3, 4), valid=torch.ones(2, 13, dtype=torch.bool)))
 
 
 def test_importance_must_have_been_read():

@@ -65,6 +65,14 @@ def test_sample_vote_does_not_depend_on_the_batch(order):
         assert together.valid[row].sum() == len(alone)
 
 
+def test_a_sample_without_a_vote_keeps_its_order():
+    """Alone it would not be touched; the released program's order must not reach it through its batch."""
+    state = torch.stack([torch.ones(17, 6), torch.zeros(17, 6)])
+    reduction = Saint(vote="sample", order="reference").select(LayerState(keys=state, prefix=1))
+    assert reduction.keep[1].tolist() == list(range(17))
+    assert reduction.valid.sum(1).tolist() == [9, 17]
+
+
 @pytest.mark.parametrize("vote", ["batch", "sample"])
 def test_padding_is_as_if_absent(vote):
     saint = Saint(threshold=0.2, min_neighbours=3, vote=vote)

@@ -81,7 +81,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_not_a_number_is_never_written(tmp_path):
-    with pytest.raises(ValueError):
+    with pytest.raises(SaintpruneError, match="not a finite number"):
         record(scores={**SCORES, "output_cosine": float("nan")}).write(tmp_path / "metrics.json")
     assert not list(tmp_path.iterdir())
 

@@ -99,6 +99,10 @@ class ViTAdapter(ABC):
                     f"stages.{name}.site is {stage.site!r}, but {type(self.net).__name__} is a vision tower alone:"
                     " only stages with site=vision apply"
                 )
+        if self.net.training and getattr(self.net, "grad_checkpointing", False):
+            raise SaintpruneError(
+                "gradient checkpointing runs blocks twice: switch it off, or call net.eval(), to prune"
+            )
         if getattr(self.net, _MARK, False):
             raise SaintpruneError("this network is being pruned already: leave the outer `with` block first")
         steps = plan.at("vision", self.depth)
@@ -115,14 +119,14 @@ class ViTAdapter(ABC):
         for layer in range(first, self.depth):
             block, step, observed = self.blocks[layer], steps.get(layer), None
             if step is not None:
-                observed = self._observe(undo, block, step.stage.method.reads)
+                observed = self._observe(undo, run, block, step.stage.method.reads)
             forward = self._forward(block, layer, step, observed, run, carries_sizes if layer == first else None)
             _patch(undo, block, "forward", forward)
         pool = getattr(self.net, "pool", None)
         if pool is not None:
             _patch(undo, self.net, "pool", self._pool_forward(pool, run))
 
-    def _observe(self, undo: ExitStack, block: Any, reads: frozenset[str]) -> Observed:
+    def _observe(self, undo: ExitStack, run: PrunedRun, block: Any, reads: frozenset[str]) -> Observed:
         """Hook what the method reads; return where it will be found."""
         query, key, scale = self._attention_modules(block)
         observed = Observed(scale)
@@ -131,7 +135,7 @@ class ViTAdapter(ABC):
             observed.key = output
 
         def catch_query(module: nn.Module, args: Any, output: Tensor) -> None:
-            observed.query = output[:, :, :1] if self.prefix else output.mean(2, keepdim=True)
+            observed.query = output[:, :, :1] if self.prefix else run.current.mean_of_real(output)
 
         if reads & {"keys", "importance"}:
             undo.callback(key.register_forward_hook(catch_key).remove)
@@ -180,7 +184,7 @@ class ViTAdapter(ABC):
 
     def _mlp_of_real_tokens(self, block: Any, x: Tensor, stream: TokenStream) -> Tensor:
         """Return the MLP half of a block; padding, where there is any, is left out, as the MLP works token by token."""
-        if stream.real is None:
+        if stream.real is None or block.training:  # in training, drop path must see the samples apart
             return self._mlp_half(block, x)
         flat = x.flatten(0, 1)  # (b, n, d) -> (b n, d)
         done = self._mlp_half(block, flat.index_select(0, stream.real)[None])[0]

@@ -73,6 +73,13 @@ class TokenStream:
         """Return the real tokens of each sample: a number, or [B]."""
         return self.tokens if self.valid is None else self.valid.sum(1)
 
+    def mean_of_real(self, x: Tensor) -> Tensor:
+        """Return the mean over the tokens that are no padding: [B, heads, N, D] -> [B, heads, 1, D]."""
+        if self.valid is None:
+            return x.mean(2, keepdim=True)
+        real = self.valid[:, None, :, None]
+        return (x * real).sum(2, keepdim=True) / real.sum(2, keepdim=True)
+
     def attention_mask(self, dtype: torch.dtype) -> Tensor | None:
         """Return [B, 1, 1, N] for scaled-dot-product attention: bool (padding), float (log sizes), or None."""
         if self.sizes is not None and self.bias_sizes:
@@ -157,7 +164,10 @@ class PrunedRun:
             attention=partial(observed.attention, stream),
         )
         with torch.autocast(x.device.type, enabled=False):  # else bf16 products would decide, not float32 ones
-            reduction = stage.method.select(state)
+            try:
+                reduction = stage.method.select(state)
+            except ValueError as error:
+                raise SaintpruneError(f"stages.{step.name}, block {layer}: {error}") from error
         seconds = self._now(x.device) - started
         before = stream.lengths()
         stream.advance(reduction)

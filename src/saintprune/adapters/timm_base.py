@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import torch
@@ -11,8 +11,9 @@ from timm.layers.attention_pool import AttentionPoolLatent
 from torch import Tensor, nn
 
 from saintprune.adapters.base import ViTAdapter
-from saintprune.adapters.run import TokenStream
+from saintprune.adapters.run import PrunedRun, TokenStream
 from saintprune.errors import SaintpruneError
+from saintprune.plan import Step
 
 
 class TimmAdapter(ViTAdapter):
@@ -25,6 +26,7 @@ class TimmAdapter(ViTAdapter):
     network: ClassVar[type[nn.Module]]
     block_classes: ClassVar[tuple[type[nn.Module], ...]]
     net: Any
+    _image_size: tuple[int, ...] | None = None
 
     @property
     def blocks(self) -> list[Any]:
@@ -61,13 +63,21 @@ class TimmAdapter(ViTAdapter):
     def _attention_modules(self, block: Any) -> tuple[nn.Module, nn.Module, float]:
         return block.attn.q_norm, block.attn.k_norm, block.attn.scale
 
+    def _install(self, undo: ExitStack, run: PrunedRun, steps: dict[int, Step]) -> None:
+        super()._install(undo, run, steps)
+
+        def see_images(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            self._image_size = tuple(args[0].shape[-2:])
+
+        undo.callback(self.net.patch_embed.register_forward_pre_hook(see_images).remove)
+
     def _grid(self, patches: int) -> tuple[int, int] | None:
-        """Return the grid of the network's fixed input, or of a square one; None if unknown."""
-        rows, columns = getattr(self.net.patch_embed, "grid_size", None) or (0, 0)
-        if rows * columns == patches:
-            return rows, columns
-        side = math.isqrt(patches)
-        return (side, side) if side * side == patches else None
+        """Return (rows, columns) of the patches of the images that are on their way; None if they do not fit."""
+        size_of = getattr(self.net.patch_embed, "dynamic_feat_size", None)
+        if size_of is None or self._image_size is None:
+            return None
+        rows, columns = size_of(self._image_size)
+        return (rows, columns) if rows * columns == patches else None
 
     def _pool(self, stream: TokenStream) -> Callable[..., Tensor] | None:
         weights = stream.pool_weights(self.by_size)
@@ -92,7 +102,7 @@ class TimmAdapter(ViTAdapter):
             return attn_pool(x, attn_mask=weights.log().to(x.dtype)[:, None, None])
         if not pool_type:
             raise SaintpruneError("the network returns all tokens (global_pool=''), where padding could not be told")
-        weights = weights[..., None].to(x.dtype)
-        mean = (x * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
+        weights = weights[..., None]
+        mean = ((x.float() * weights).sum(1) / weights.sum(1).clamp_min(1e-6)).to(x.dtype)  # fp16 sums overflow
         top = x.masked_fill(weights == 0, -torch.inf).amax(1) if "max" in pool_type else mean
         return {"avg": mean, "max": top, "avgmax": 0.5 * (mean + top)}[pool_type]

@@ -50,7 +50,7 @@ class TokensPerLayer(Metric):
 
     def __init__(self, depth: int) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros(depth, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(depth), dist_reduce_fx="sum")
         self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, tokens: Tensor, samples: int) -> None:
@@ -84,6 +84,12 @@ class PrunedClassification(L.LightningModule):
         self.agreement, self.cosine, self.change = MeanMetric(), MeanMetric(), CatMetric()
         self.tokens: Any = torch.nn.ModuleDict({arm: TokensPerLayer(adapter.depth) for arm in ("baseline", "pruned")})
         self.scores: Scores | None = None
+
+    def on_test_start(self) -> None:
+        """Keep the sums precise: Lightning casts metrics along with a network in half precision."""
+        precise = torch.float32 if self.device.type == "mps" else torch.float64
+        for metric in (self.agreement, self.cosine, *self.tokens.values()):
+            metric.set_dtype(precise)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Score one batch: images [B, C, H, W] and labels [B]."""

@@ -29,13 +29,10 @@ class Pool(Reducer):
         budget = required_budget(state, "Pool")
         if state.grid is None:
             raise ValueError("Pool needs the patch grid of the image, and this network does not tell it")
-        if state.valid is not None:
-            raise ValueError("Pool needs the same number of tokens in every sample: do not put it after vote=sample")
         if budget >= state.patches:
             return keep_all(state)
-        cell = _cells(self._positions(state), state.grid, _coarse(state.grid, budget))  # (b, p)
-        cells, slot = torch.unique(cell, return_inverse=True)
-        return _merge_cells(state, slot, len(cells))
+        coarse = _coarse(state.grid, budget)
+        return _merge_cells(state, _cells(self._positions(state), state.grid, coarse), coarse[0] * coarse[1])
 
     @staticmethod
     def _positions(state: LayerState) -> Tensor:
@@ -59,10 +56,21 @@ def _cells(positions: Tensor, grid: tuple[int, int], coarse: tuple[int, int]) ->
     return row * coarse[0] // grid[0] * coarse[1] + column * coarse[1] // grid[1]
 
 
-def _merge_cells(state: LayerState, slot: Tensor, cells: int) -> Reduction:
-    """Merge the patches of each slot [B, P] into the first of them."""
+def _merge_cells(state: LayerState, cell: Tensor, cells: int) -> Reduction:
+    """Merge the patches of each cell [B, P] into the first of them; cells that are empty in a sample take no slot."""
     batch, tokens = state.keys.shape[:2]
-    place = torch.arange(state.prefix, tokens, device=slot.device).expand_as(slot)
-    first = torch.full((batch, cells), tokens, device=slot.device).scatter_reduce_(1, slot, place, "amin")
-    special = torch.arange(state.prefix, device=slot.device).expand(batch, -1)
-    return Reduction(torch.cat([special, first], 1), None, torch.cat([special, slot + state.prefix], 1))
+    if state.patch_valid is not None:
+        cell = torch.where(state.patch_valid, cell, cells)  # padding goes to a cell of its own, which is not there
+    filled = torch.zeros(batch, cells + 1, dtype=torch.bool, device=cell.device).scatter_(1, cell, True)
+    filled[:, cells] = False
+    slot = (filled.cumsum(1) - 1).gather(1, cell)  # (b, p): number of the cell among those that are filled
+    present = cell < cells
+    slots = int(filled.sum(1).max())
+    place = torch.arange(state.prefix, tokens, device=cell.device).expand_as(cell)
+    place = torch.where(present, place, tokens)
+    first = torch.full((batch, slots), tokens, device=cell.device).scatter_reduce_(1, slot, place, "amin")
+    special = torch.arange(state.prefix, device=cell.device).expand(batch, -1)
+    keep = torch.cat([special, first], 1)
+    merge_to = torch.cat([special, torch.where(present, slot + state.prefix, -1)], 1)
+    valid = keep < tokens
+    return Reduction(keep.masked_fill(~valid, 0), None if valid.all() else valid, merge_to)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saintprune.reduction.interface import LayerState, Reducer, Reduction
-from saintprune.reduction.survivors import keep_all, keep_masked
+from saintprune.reduction.survivors import keep_all, keep_masked, reordered
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Saint(Reducer):
         dropped = (place < drops if isinstance(drops, int) else place < drops[:, None]).expand_as(ranking)
         mask[:, ::2] = ~torch.zeros_like(dropped).scatter(1, ranking, dropped)
         reduction = keep_masked(state, mask, state.patches - drops if isinstance(drops, int) else None)
-        return reduction if self.order == "position" else _reference_order(state, reduction, ranking)
+        return reduction if self.order == "position" else reordered(reduction, _reference_rank(state, ranking), drops)
 
     def _redundancy(self, state: LayerState) -> tuple[Tensor, Tensor]:
         """Return degree (int) and redundancy of each source, both [B, ceil(P/2)]."""
@@ -99,14 +99,11 @@ class Saint(Reducer):
         return votes if self.vote == "sample" else int(votes.sum()) // len(votes)
 
 
-def _reference_order(state: LayerState, reduction: Reduction, ranking: Tensor) -> Reduction:
-    """Reorder the survivors: special tokens, sources by falling redundancy, destinations, padding."""
+def _reference_rank(state: LayerState, ranking: Tensor) -> Tensor:
+    """Return [B, N] ranks: special tokens, sources by falling redundancy, destinations."""
     tokens, sources = state.patches + state.prefix, ranking.shape[1]
     rank = torch.arange(tokens, device=ranking.device).repeat(len(ranking), 1)  # specials keep 0..prefix-1
     place = torch.arange(state.prefix, state.prefix + sources, device=ranking.device).expand_as(ranking)
     rank[:, state.prefix :: 2] = torch.empty_like(ranking).scatter_(1, ranking, place)
     rank[:, state.prefix + 1 :: 2] += tokens
-    rank = rank.gather(1, reduction.keep)
-    if reduction.valid is not None:
-        rank = rank.masked_fill(~reduction.valid, 3 * tokens)
-    return Reduction(reduction.keep.gather(1, rank.argsort(dim=1, stable=True)), reduction.valid)
+    return rank

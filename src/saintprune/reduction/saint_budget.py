@@ -21,7 +21,7 @@ class SaintBudget(Reducer):
 
     Attributes:
         keep: tokens to leave, special ones included: a number (int; the released program keeps 376 of 577) or a share
-            of the layer's tokens (float, 0..1).
+            of the layer's tokens (float, 0..1); at least one patch is left.
         divisor: a step drops at most one token in `divisor`, >= 1 (and at least one token).
         quirk_divisor: let each step's count be the next step's divisor, as the released program does.
     """
@@ -41,7 +41,7 @@ class SaintBudget(Reducer):
 
     def select(self, state: LayerState) -> Reduction:
         """Thin the graph; the steps are the same for all samples, so that a batch needs no loop over them."""
-        target = self._keep(state) if state.budget is None else state.budget
+        target = max(1, self._keep(state) if state.budget is None else state.budget)
         if target >= state.patches:
             return keep_all(state)
         metric = F.normalize(state.keys[:, state.prefix :].float(), dim=-1)
@@ -51,11 +51,11 @@ class SaintBudget(Reducer):
         if state.patch_valid is not None:  # padding goes first: its similarities are 0, its score is the largest
             padding = ~state.patch_valid
             score = (similarity @ state.patch_valid[..., None].float())[..., 0].masked_fill(padding, torch.inf)
-        for step in self._steps(state.patches, max(target, 0)):
+        for step in self._steps(state.patches, target):
             dropped = score.masked_fill(~alive, -torch.inf).topk(step, dim=1).indices  # (b, step)
             alive.scatter_(1, dropped, False)
             score = score - self._lost(similarity, dropped, state)
-        return keep_masked(state, alive, max(target, 0))
+        return keep_masked(state, alive, target)
 
     def _keep(self, state: LayerState) -> int:
         """Return the patches to leave."""

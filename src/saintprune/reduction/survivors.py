@@ -57,6 +57,20 @@ def keep_top(state: LayerState, scores: Tensor, count: int) -> Reduction:
     return keep_masked(state, mask, count)
 
 
+def reordered(reduction: Reduction, rank: Tensor, removed: int | Tensor) -> Reduction:
+    """Return a dropping reduction with its survivors by rising rank [B, N]; padding stays at the end.
+
+    A sample that loses nothing (`removed`, a number or [B], is 0) keeps its order, as it would alone.
+    """
+    if isinstance(removed, Tensor):
+        place = torch.arange(rank.shape[1], device=rank.device)
+        rank = torch.where(removed[:, None] > 0, rank, place)
+    key = rank.gather(1, reduction.keep)
+    if reduction.valid is not None:
+        key = key.masked_fill(~reduction.valid, torch.iinfo(key.dtype).max)
+    return Reduction(reduction.keep.gather(1, key.argsort(dim=1, stable=True)), reduction.valid)
+
+
 def required_budget(state: LayerState, method: str) -> int:
     """Return the number of patches to leave, for methods that rank but do not decide how many."""
     if state.budget is None:

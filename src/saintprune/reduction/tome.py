@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saintprune.reduction.interface import LayerState, Reducer, Reduction
-from saintprune.reduction.survivors import keep_all
+from saintprune.reduction.survivors import keep_all, keep_masked, reordered
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,30 @@ class ToMe(Reducer):
 
     def select(self, state: LayerState) -> Reduction:
         """Merge `r` pairs, or as many as `state.budget` asks for."""
-        r = self.r if state.budget is None else state.patches - state.budget
-        r = min(r, state.patches // 2)
-        if r <= 0:
+        merges = self._merges(state)
+        if isinstance(merges, int) and merges <= 0:
             return keep_all(state)
         best, partner = self._links(state)
         ranking = best.argsort(dim=1, descending=True, stable=True)  # (b, sources)
-        merged, kept = ranking[:, :r], ranking[:, r:]
-        if state.prefix:
-            kept = kept.sort(dim=1).values
-        odd = torch.arange(1, state.keys.shape[1], 2, device=ranking.device).expand(len(ranking), -1)
-        keep = torch.cat([2 * kept, odd], dim=1)  # (b, m)
-        place = keep if self.order == "position" else torch.where(keep < state.prefix, keep - state.prefix, 0)
-        keep = keep.gather(1, place.argsort(dim=1, stable=True))
-        linked = best.gather(1, merged) >= -1  # padding goes without a link
-        return self._reduction(state, keep, 2 * merged, 2 * partner.gather(1, merged) + 1, linked)
+        place = torch.arange(ranking.shape[1], device=ranking.device)
+        chosen = (place < merges if isinstance(merges, int) else place < merges[:, None]).expand_as(ranking)
+        leaves = torch.zeros_like(chosen).scatter(1, ranking, chosen)
+        mask = torch.ones(state.keys.shape[:2], dtype=torch.bool, device=ranking.device)
+        mask[:, ::2] = ~leaves
+        count = state.patches - merges if isinstance(merges, int) else None
+        kept = keep_masked(state, mask[:, state.prefix :], count)
+        if self.order == "reference":
+            kept = reordered(kept, _reference_rank(state, ranking), merges)
+        return _merging(state, kept, leaves, partner)
+
+    def _merges(self, state: LayerState) -> int | Tensor:
+        """Return how many pairs merge: one number for the batch, or [B] where there is padding."""
+        if state.patch_valid is None:
+            wanted = self.r if state.budget is None else state.patches - state.budget
+            return min(wanted, state.patches // 2)
+        patches = state.patch_valid.sum(1)
+        wanted = torch.full_like(patches, self.r) if state.budget is None else patches - state.budget
+        return wanted.clamp_min(0).minimum(patches // 2)
 
     @staticmethod
     def _links(state: LayerState) -> tuple[Tensor, Tensor]:
@@ -65,16 +74,29 @@ class ToMe(Reducer):
             similarity.masked_fill_(~state.valid[:, None, 1::2], -torch.inf)
         best, partner = similarity.max(-1)
         if state.valid is not None:
-            best = best.masked_fill(~state.valid[:, ::2], -2.0)  # below any cosine: padding leaves after all real links
-        best[:, : (state.prefix + 1) // 2] = -torch.inf  # but before special tokens, which never leave
+            best = best.masked_fill(~state.valid[:, ::2], -torch.inf)
+        best[:, : (state.prefix + 1) // 2] = -torch.inf  # special tokens and padding rank last: they never merge
         return best, partner
 
-    @staticmethod
-    def _reduction(state: LayerState, keep: Tensor, merged: Tensor, partner: Tensor, linked: Tensor) -> Reduction:
-        """Turn survivors [B, M] and merging pairs [B, r] (all indices into 0..N-1) into a `Reduction`."""
-        slots = torch.arange(keep.shape[1], device=keep.device).expand_as(keep)
-        merge_to = torch.full(state.keys.shape[:2], -1, device=keep.device).scatter_(1, keep, slots)
-        merge_to.scatter_(1, merged, torch.where(linked, merge_to.gather(1, partner), -1))
-        if state.valid is None:
-            return Reduction(keep, None, merge_to)
-        return Reduction(keep, state.valid.gather(1, keep), merge_to.masked_fill(~state.valid, -1))
+
+def _reference_rank(state: LayerState, ranking: Tensor) -> Tensor:
+    """Return [B, N] ranks: special tokens, sources (by place where there are special tokens), destinations."""
+    tokens = state.keys.shape[1]
+    rank = torch.arange(tokens, device=ranking.device).repeat(len(ranking), 1)
+    if not state.prefix:
+        place = torch.arange(ranking.shape[1], device=ranking.device).expand_as(ranking)
+        rank[:, ::2] = torch.empty_like(ranking).scatter_(1, ranking, place)
+    rank[:, 1::2] += tokens
+    rank[:, : state.prefix] = torch.arange(state.prefix, device=ranking.device) - state.prefix
+    return rank
+
+
+def _merging(state: LayerState, kept: Reduction, leaves: Tensor, partner: Tensor) -> Reduction:
+    """Add to the survivors where the sources that leave [B, A] go: to their partners' slots."""
+    batch, tokens = state.keys.shape[:2]
+    slots = torch.arange(kept.keep.shape[1], device=leaves.device).expand_as(kept.keep)
+    index = kept.keep if kept.valid is None else torch.where(kept.valid, kept.keep, tokens)
+    slot = torch.full((batch, tokens + 1), -1, device=leaves.device).scatter_(1, index, slots)[:, :tokens]
+    merge_to = slot.clone()
+    merge_to[:, ::2] = torch.where(leaves, slot.gather(1, 2 * partner + 1), slot[:, ::2])
+    return Reduction(kept.keep, kept.valid, merge_to)

@@ -50,8 +50,19 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=lambda: package_versions())
 
     def write(self, path: Path) -> Path:
-        """Write the record as JSON, whole or not at all."""
-        write_atomically(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
+        """Write the record as JSON, whole or not at all.
+
+        Raises:
+            SaintpruneError: it could not be written, or a figure is not a finite number.
+        """
+        try:
+            text = json.dumps(asdict(self), indent=2, allow_nan=False)
+        except ValueError as error:
+            raise SaintpruneError(
+                f"a figure of this run is not a finite number (agreement {self.agreement}, output cosine"
+                f" {self.output_cosine}), so no record is written: prune less, or take a wider precision"
+            ) from error
+        write_atomically(path, text + "\n")
         return path
 
     @classmethod
