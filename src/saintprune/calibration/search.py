@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class Knob:
         ((name, stage),) = plan.stages.items()
         if isinstance(stage.method, KeepAll):
             raise SaintpruneError("KeepAll prunes nothing, so there is no number to calibrate: choose a pruning")
-        by_threshold = stage.schedule is None and "threshold" in {f.name for f in fields(stage.method)}  # type: ignore[arg-type]
+        by_threshold = stage.schedule is None and hasattr(stage.method, "threshold")
         return cls(plan, name, "method.threshold" if by_threshold else "schedule.drop")
 
     def value(self, strength: float) -> float:

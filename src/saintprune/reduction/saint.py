@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saintprune.reduction.interface import LayerState, Reducer, Reduction
-from saintprune.reduction.survivors import keep_all, keep_masked, reordered
+from saintprune.reduction.survivors import keep_all, keep_masked, leading, reordered
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,8 @@ class Saint(Reducer):
         if isinstance(drops, int) and drops <= 0:
             return keep_all(state)
         ranking = redundancy.argsort(dim=1, descending=True, stable=True)  # (b, sources)
-        place = torch.arange(ranking.shape[1], device=ranking.device)
         mask = torch.ones(len(ranking), state.patches, dtype=torch.bool, device=ranking.device)
-        dropped = (place < drops if isinstance(drops, int) else place < drops[:, None]).expand_as(ranking)
-        mask[:, ::2] = ~torch.zeros_like(dropped).scatter(1, ranking, dropped)
+        mask[:, ::2] = ~leading(ranking, drops)
         reduction = keep_masked(state, mask, state.patches - drops if isinstance(drops, int) else None)
         return reduction if self.order == "position" else reordered(reduction, _reference_rank(state, ranking), drops)
 

@@ -53,8 +53,14 @@ def keep_top(state: LayerState, scores: Tensor, count: int) -> Reduction:
     if state.patch_valid is not None:
         scores = scores.masked_fill(~state.patch_valid, -torch.inf)
     order = scores.argsort(dim=1, descending=True, stable=True)
-    mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order[:, :count], True)
-    return keep_masked(state, mask, count)
+    return keep_masked(state, leading(order, count), count)
+
+
+def leading(ranking: Tensor, count: int | Tensor) -> Tensor:
+    """Return [B, A] bool: the candidates that a ranking [B, A] of their numbers names first, `count` (or [B]) a row."""
+    place = torch.arange(ranking.shape[1], device=ranking.device)
+    chosen = place < (count[:, None] if isinstance(count, Tensor) else count)
+    return torch.zeros_like(ranking, dtype=torch.bool).scatter_(1, ranking, chosen.expand_as(ranking))
 
 
 def reordered(reduction: Reduction, rank: Tensor, removed: int | Tensor) -> Reduction:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saintprune.reduction.interface import LayerState, Reducer, Reduction
-from saintprune.reduction.survivors import keep_all, keep_masked, reordered
+from saintprune.reduction.survivors import keep_all, keep_masked, leading, reordered
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,7 @@ class ToMe(Reducer):
             return keep_all(state)
         best, partner = self._links(state)
         ranking = best.argsort(dim=1, descending=True, stable=True)  # (b, sources)
-        place = torch.arange(ranking.shape[1], device=ranking.device)
-        chosen = (place < merges if isinstance(merges, int) else place < merges[:, None]).expand_as(ranking)
-        leaves = torch.zeros_like(chosen).scatter(1, ranking, chosen)
+        leaves = leading(ranking, merges)
         mask = torch.ones(state.keys.shape[:2], dtype=torch.bool, device=ranking.device)
         mask[:, ::2] = ~leaves
         count = state.patches - merges if isinstance(merges, int) else None
