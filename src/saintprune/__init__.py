@@ -1,4 +1,4 @@
-"""saintprune: training-free token reduction for Vision Transformers.
+"""saintprune: training-free token reduction for Vision Transformers and Vision-Language Models.
 
 from saintprune import Plan, Saint, TimmViT
 with TimmViT(net).pruned(Plan.vision(Saint(threshold=0.9))) as run:
@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from saintprune.adapters.hf_decoder import HFDecoder
+    from saintprune.adapters.hf_vision import HFVision
     from saintprune.adapters.timm_eva import TimmEva
     from saintprune.adapters.timm_vit import TimmViT
+    from saintprune.adapters.vlm import VLM
     from saintprune.errors import SaintpruneError
     from saintprune.plan import Plan, Schedule, Stage
     from saintprune.reduction.interface import LayerState, Reducer, Reduction
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from saintprune.reduction.tome import ToMe
 
 __all__ = [
+    "VLM",
+    "HFDecoder",
+    "HFVision",
     "LayerState",
     "Plan",
     "Reducer",
@@ -34,8 +40,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "saintprune.adapters.hf_decoder": ("HFDecoder",),
+    "saintprune.adapters.hf_vision": ("HFVision",),
     "saintprune.adapters.timm_eva": ("TimmEva",),
     "saintprune.adapters.timm_vit": ("TimmViT",),
+    "saintprune.adapters.vlm": ("VLM",),
     "saintprune.errors": ("SaintpruneError",),
     "saintprune.plan": ("Plan", "Schedule", "Stage"),
     "saintprune.reduction.interface": ("LayerState", "Reducer", "Reduction"),

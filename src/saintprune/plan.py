@@ -21,8 +21,9 @@ class Schedule:
 
     Attributes:
         drop: share of the patches that is gone after the last pruned layer, 0..1; the pruned layers share it evenly.
-        keep: patches that the first, second, … pruned layer leaves: shares of the patches that entered the network
-            (floats, 0..1), or numbers of patches (ints).
+        keep: patches that the first, second, … pruned layer leaves: shares (floats, 0..1) or numbers (ints).
+
+    Shares are of the patches that the unpruned network has; in a decoder, of the tokens that an image has unpruned.
     """
 
     drop: float | None = None
@@ -49,7 +50,7 @@ class Schedule:
         Args:
             step: which of the pruned layers, from 0.
             steps: how many layers are pruned.
-            patches: number that entered the network.
+            patches: number that the unpruned network has.
         """
         if self.keep is not None:
             value = self.keep[step]
@@ -63,11 +64,11 @@ class Stage:
     """One method at one site.
 
     Attributes:
-        site: "vision", "projector" or "language".
+        site: "vision" (the tower), "projector" (between tower and decoder, one place) or "language" (the decoder).
         layers: "all", "first_half", a slice such as "7:17", or block numbers (0-based).
         method: the reducer.
         schedule: tokens to leave per pruned layer; required by methods that rank but do not decide how many.
-        proportional_attention: let a merged token be attended to as the patches it stands for; merging only.
+        proportional_attention: let a merged token be attended to as the patches it stands for; merging in a tower only.
     """
 
     site: str
@@ -138,6 +139,11 @@ class Plan:
     def vision(cls, method: Reducer, layers: str | Sequence[int] = "first_half", **stage: Any) -> Plan:
         """Return the plan of one method in the vision tower; `stage` takes the other attributes of `Stage`."""
         return cls({"vision": Stage("vision", layers, method, **stage)})
+
+    @classmethod
+    def language(cls, method: Reducer, layers: str | Sequence[int], **stage: Any) -> Plan:
+        """Return the plan of one method in the decoder; `stage` takes the other attributes of `Stage`."""
+        return cls({"language": Stage("language", layers, method, **stage)})
 
     def at(self, site: str, depth: int) -> dict[int, Step]:
         """Return what is to be done at each pruned block of a network with `depth` blocks.

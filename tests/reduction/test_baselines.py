@@ -107,7 +107,7 @@ def test_tome_never_touches_special_tokens_or_padding(prefix):
 
 def test_replay_repeats():
     recorded = ToMe(r=3).select(state())
-    assert Replay({2: recorded}).select(state(layer=2)) is recorded
+    assert Replay({2: (recorded,)}).select(state(layer=2)) is recorded
 
 
 @pytest.mark.parametrize("method", [RandomDrop(), Stride(), TopKAttention(), Pool()])

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from saintprune.adapters.borrow import borrow, patch
+from saintprune.adapters.observed import ObservedBlock
 from saintprune.adapters.run import Observed, PrunedRun, TokenStream
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan, Step
-
-_MARK = "_saintprune_active"
 
 
 class ViTAdapter(ABC):
@@ -28,6 +28,8 @@ class ViTAdapter(ABC):
         pool: how a head that averages tokens weighs those that are left: "survivors", each the same, or "sizes", each
             by the patches it stands for (merging methods). Heads that read a special token ignore it.
     """
+
+    _image_size: tuple[int, ...] | None = None
 
     def __init__(self, net: nn.Module, pool: Literal["survivors", "sizes"] = "survivors") -> None:
         if pool not in ("survivors", "sizes"):
@@ -59,15 +61,19 @@ class ViTAdapter(ABC):
 
     @abstractmethod
     def _attention_modules(self, block: Any) -> tuple[nn.Module, nn.Module, float]:
-        """Return the modules whose outputs are queries and keys [B, heads, N, width], and the logits' scale."""
+        """Return the modules whose outputs are queries and keys (see `_heads`), and the logits' scale."""
 
     @abstractmethod
     def _grid(self, patches: int) -> tuple[int, int] | None:
         """Return (rows, columns) of the patch grid."""
 
-    @abstractmethod
-    def _pool(self, stream: TokenStream) -> Callable[..., Tensor] | None:
-        """Return what replaces `net.pool` where tokens weigh differently; None where the head needs no change."""
+    def _heads(self, block: Any, projected: Tensor) -> Tensor:
+        """Return queries or keys as [B, heads, N, width], given what their module put out; the same by default."""
+        return projected
+
+    def _mask(self, stream: TokenStream, x: Tensor) -> dict[str, Any]:
+        """Return the keyword argument by which a block's attention takes the mask for tokens x [B, N, D]."""
+        return {"attn_mask": stream.attention_mask(x.dtype)}
 
     def _positioned(self, kwargs: dict[str, Any], stream: TokenStream) -> dict[str, Any]:
         """Return a block's keyword arguments with what is bound to positions taken along; nothing by default."""
@@ -99,49 +105,70 @@ class ViTAdapter(ABC):
                     f"stages.{name}.site is {stage.site!r}, but {type(self.net).__name__} is a vision tower alone:"
                     " only stages with site=vision apply"
                 )
-        if self.net.training and getattr(self.net, "grad_checkpointing", False):
-            raise SaintpruneError(
-                "gradient checkpointing runs blocks twice: switch it off, or call net.eval(), to prune"
-            )
-        if getattr(self.net, _MARK, False):
-            raise SaintpruneError("this network is being pruned already: leave the outer `with` block first")
         steps = plan.at("vision", self.depth)
         run = PrunedRun(self.depth, timed, recorded)
         with ExitStack() as undo:
-            _patch(undo, self.net, _MARK, True)
+            borrow(undo, self.net)
             self._install(undo, run, steps)
             yield run
 
+    def observe(self, undo: ExitStack, run: PrunedRun, layer: int, reads: frozenset[str]) -> ObservedBlock:
+        """Watch the attention of one block, pruned or not, without pruning it.
+
+        The queries and keys of the latest forward pass stay in memory until the next.
+
+        Args:
+            undo: takes the undoing; close it before or with `pruned()`.
+            run: what `pruned()` gave.
+            layer: 0-based number of the block.
+            reads: what to watch: any of "keys" and "importance".
+
+        Raises:
+            SaintpruneError: the network has no such block.
+        """
+        if not 0 <= layer < self.depth:
+            raise SaintpruneError(f"block {layer} is to be observed, but the network has {self.depth} blocks")
+        block = self.blocks[layer]
+        _, key, scale = self._attention_modules(block)
+        observed = ObservedBlock(scale)
+        self._watch(undo, run, block, reads, observed)
+        observed.follow(undo, run, block, key)
+        return observed
+
     def _install(self, undo: ExitStack, run: PrunedRun, steps: dict[int, Step]) -> None:
         """Put hooks and forwards in place, each with its undoing."""
-        first = min(steps, default=0)
         carries_sizes = any(step.stage.method.merges for step in steps.values())
-        for layer in range(first, self.depth):
-            block, step, observed = self.blocks[layer], steps.get(layer), None
+        for layer, block in enumerate(self.blocks):  # from the first one on, pruned or not: the run begins there
+            step, observed = steps.get(layer), None
             if step is not None:
-                observed = self._observe(undo, run, block, step.stage.method.reads)
-            forward = self._forward(block, layer, step, observed, run, carries_sizes if layer == first else None)
-            _patch(undo, block, "forward", forward)
-        pool = getattr(self.net, "pool", None)
-        if pool is not None:
-            _patch(undo, self.net, "pool", self._pool_forward(pool, run))
+                observed = Observed(self._attention_modules(block)[2])
+                self._watch(undo, run, block, step.stage.method.reads, observed)
+            forward = self._forward(block, layer, step, observed, run, carries_sizes if layer == 0 else None)
+            patch(undo, block, "forward", forward)
 
-    def _observe(self, undo: ExitStack, run: PrunedRun, block: Any, reads: frozenset[str]) -> Observed:
-        """Hook what the method reads; return where it will be found."""
-        query, key, scale = self._attention_modules(block)
-        observed = Observed(scale)
+    def _watch(self, undo: ExitStack, run: PrunedRun, block: Any, reads: frozenset[str], observed: Observed) -> None:
+        """Hook what is to be read of a block's attention."""
+        query, key, _ = self._attention_modules(block)
 
         def catch_key(module: nn.Module, args: Any, output: Tensor) -> None:
-            observed.key = output
+            observed.key = self._heads(block, output)
 
         def catch_query(module: nn.Module, args: Any, output: Tensor) -> None:
-            observed.query = output[:, :, :1] if self.prefix else run.current.mean_of_real(output)
+            heads = self._heads(block, output)
+            observed.query = heads[:, :, :1] if self.prefix else run.current.mean_of_real(heads)
 
         if reads & {"keys", "importance"}:
             undo.callback(key.register_forward_hook(catch_key).remove)
         if "importance" in reads:
             undo.callback(query.register_forward_hook(catch_query).remove)
-        return observed
+
+    def _watch_images(self, undo: ExitStack, embedding: nn.Module) -> None:
+        """Note the size of the images that enter a module, for the grid."""
+
+        def see(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            self._image_size = tuple(args[0].shape[-2:])
+
+        undo.callback(embedding.register_forward_pre_hook(see).remove)
 
     def _forward(
         self,
@@ -162,10 +189,10 @@ class ViTAdapter(ABC):
                 run.begin(self._stream(x, begins))
             stream = run.current
             kwargs = self._positioned(kwargs, stream)
-            mask = stream.attention_mask(x.dtype)
+            kwargs |= self._mask(stream, x)
             if step is None and stream.real is None:
-                return original(x, attn_mask=mask, **kwargs)
-            x = self._attention_half(block, x, attn_mask=mask, **kwargs)
+                return original(x, **kwargs)
+            x = self._attention_half(block, x, **kwargs)
             if step is not None and observed is not None:
                 x = self._reduced(x, layer, step, observed, run)
             return self._mlp_of_real_tokens(block, x, stream)
@@ -197,26 +224,3 @@ class ViTAdapter(ABC):
         if carries_sizes:
             stream.sizes = torch.ones(x.shape[:2], device=x.device)
         return stream
-
-    def _pool_forward(self, original: Callable[..., Tensor], run: PrunedRun) -> Callable[..., Tensor]:
-        """Return a `net.pool` that leaves out padding and, where asked for, weighs tokens by their sizes."""
-
-        def pool(x: Tensor, pool_type: str | None = None) -> Tensor:
-            replacement = None if run.stream is None else self._pool(run.stream)
-            return original(x, pool_type) if replacement is None else replacement(x, pool_type)
-
-        return pool
-
-
-def _patch(undo: ExitStack, module: nn.Module, name: str, value: Any) -> None:
-    """Set an instance attribute and register its undoing: the state before, to the letter."""
-    had, before = name in module.__dict__, module.__dict__.get(name)
-    module.__dict__[name] = value
-
-    def restore() -> None:
-        if had:
-            module.__dict__[name] = before
-        else:
-            del module.__dict__[name]
-
-    undo.callback(restore)

@@ -24,7 +24,9 @@ class LayerEvent:
         lengths_before: tokens of each sample before, special ones included: a number, or [B] where samples differ.
         lengths_after: the same after.
         seconds: time to prepare the state and select, measured in a run with `timed=True`; else None.
-        reduction: what was selected, in a run with `recorded=True`; else None.
+        reductions: what was selected, in a run with `recorded=True`; else None. One, or in a decoder one for each
+            length of image span.
+        site: "vision", "projector" or "language".
     """
 
     stage: str
@@ -32,7 +34,8 @@ class LayerEvent:
     lengths_before: int | Tensor
     lengths_after: int | Tensor
     seconds: float | None = None
-    reduction: Reduction | None = None
+    reductions: tuple[Reduction, ...] | None = None
+    site: str = "vision"
 
     @property
     def tokens_before(self) -> float:
@@ -149,7 +152,7 @@ class PrunedRun:
             observed: what was seen of the layer's attention.
         """
         stream, stage = self.current, step.stage
-        started = self._now(x.device)
+        started = now(x.device, self.timed)
         state = LayerState(
             keys=observed.mean_keys() if "keys" in stage.method.reads else x[..., :0],
             prefix=stream.prefix,
@@ -163,12 +166,8 @@ class PrunedRun:
             budget=step.budget(stream.patches_at_entry),
             attention=partial(observed.attention, stream),
         )
-        with torch.autocast(x.device.type, enabled=False):  # else bf16 products would decide, not float32 ones
-            try:
-                reduction = stage.method.select(state)
-            except ValueError as error:
-                raise SaintpruneError(f"stages.{step.name}, block {layer}: {error}") from error
-        seconds = self._now(x.device) - started
+        reduction = choose(step, state)
+        seconds = now(x.device, self.timed) - started
         before = stream.lengths()
         stream.advance(reduction)
         self.events.append(
@@ -178,7 +177,7 @@ class PrunedRun:
                 lengths_before=before,
                 lengths_after=stream.lengths(),
                 seconds=seconds if self.timed else None,
-                reduction=reduction if self.recorded else None,
+                reductions=(reduction,) if self.recorded else None,
             )
         )
         return reduction
@@ -193,11 +192,6 @@ class PrunedRun:
         """Mean tokens per sample that leave each block, special ones included."""
         tokens, after = self.tokens_at_entry, {event.layer: event.tokens_after for event in self.events}
         return [tokens := after.get(layer, tokens) for layer in range(self.depth)]
-
-    def _now(self, device: torch.device) -> float:
-        if self.timed and device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
 
 
 @dataclass(eq=False)
@@ -224,6 +218,27 @@ class Observed:
         if mask is not None:
             logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
         return logits.softmax(-1).mean(1)[:, 0]
+
+
+def choose(step: Step, state: LayerState) -> Reduction:
+    """Ask a step's method which tokens survive.
+
+    Raises:
+        SaintpruneError: the method cannot work on this layer; the message names the stage and the block.
+    """
+    # without autocast, else bf16 products would decide, not float32 ones
+    with torch.no_grad(), torch.autocast(state.keys.device.type, enabled=False):
+        try:
+            return step.stage.method.select(state)
+        except ValueError as error:
+            raise SaintpruneError(f"stages.{step.name}, block {state.layer}: {error}") from error
+
+
+def now(device: torch.device, timed: bool) -> float:
+    """Return the clock in seconds, after the device's work is done where the run is timed."""
+    if timed and device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _mean(lengths: int | Tensor) -> float:

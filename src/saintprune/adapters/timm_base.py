@@ -11,7 +11,8 @@ from timm.layers.attention_pool import AttentionPoolLatent
 from torch import Tensor, nn
 
 from saintprune.adapters.base import ViTAdapter
-from saintprune.adapters.run import PrunedRun, TokenStream
+from saintprune.adapters.borrow import patch
+from saintprune.adapters.run import PrunedRun
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Step
 
@@ -26,7 +27,6 @@ class TimmAdapter(ViTAdapter):
     network: ClassVar[type[nn.Module]]
     block_classes: ClassVar[tuple[type[nn.Module], ...]]
     net: Any
-    _image_size: tuple[int, ...] | None = None
 
     @property
     def blocks(self) -> list[Any]:
@@ -65,11 +65,8 @@ class TimmAdapter(ViTAdapter):
 
     def _install(self, undo: ExitStack, run: PrunedRun, steps: dict[int, Step]) -> None:
         super()._install(undo, run, steps)
-
-        def see_images(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self._image_size = tuple(args[0].shape[-2:])
-
-        undo.callback(self.net.patch_embed.register_forward_pre_hook(see_images).remove)
+        self._watch_images(undo, self.net.patch_embed)
+        patch(undo, self.net, "pool", self._pool_forward(self.net.pool, run))
 
     def _grid(self, patches: int) -> tuple[int, int] | None:
         """Return (rows, columns) of the patches of the images that are on their way; None if they do not fit."""
@@ -79,9 +76,14 @@ class TimmAdapter(ViTAdapter):
         rows, columns = size_of(self._image_size)
         return (rows, columns) if rows * columns == patches else None
 
-    def _pool(self, stream: TokenStream) -> Callable[..., Tensor] | None:
-        weights = stream.pool_weights(self.by_size)
-        return None if weights is None else lambda x, pool_type: self._weighted_pool(x, pool_type, weights)
+    def _pool_forward(self, original: Callable[..., Tensor], run: PrunedRun) -> Callable[..., Tensor]:
+        """Return a `net.pool` that leaves out padding and, where asked for, weighs tokens by their sizes."""
+
+        def pool(x: Tensor, pool_type: str | None = None) -> Tensor:
+            weights = None if run.stream is None else run.stream.pool_weights(self.by_size)
+            return original(x, pool_type) if weights is None else self._weighted_pool(x, pool_type, weights)
+
+        return pool
 
     def _weighted_pool(self, x: Tensor, pool_type: str | None, weights: Tensor) -> Tensor:
         """Pool [B, N, D] as `net.pool` does, with weights [B, N]: 0 leaves a token out.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from saintprune.adapters.base import ViTAdapter
+from saintprune.adapters.run import LayerEvent
 from saintprune.evaluation.timing import BenchmarkSettings, pass_seconds, time_in_turn
 from saintprune.metrics.flops import count_flops
 from saintprune.metrics.intervals import bootstrap, median
@@ -142,10 +143,15 @@ def _replay(adapter: ViTAdapter, plan: Plan, images: Tensor) -> Plan:
     """Return the plan that repeats, on these images, what the given plan selects, at no cost."""
     with adapter.pruned(plan, recorded=True) as run:
         adapter.net(images)
-    recorded: dict[str, dict[int, Reduction]] = {name: {} for name in plan.stages}
-    for event in run.events:
-        assert event.reduction is not None
-        recorded[event.stage][event.layer] = event.reduction
+    return replayed(plan, run.events)
+
+
+def replayed(plan: Plan, events: Sequence[LayerEvent]) -> Plan:
+    """Return the plan that repeats what was recorded (`recorded=True`) on the same inputs, at no cost."""
+    recorded: dict[str, dict[int, tuple[Reduction, ...]]] = {name: {} for name in plan.stages}
+    for event in events:
+        assert event.reductions is not None
+        recorded[event.stage][event.layer] = event.reductions
     return Plan(
         {
             name: replace(stage, method=Replay(recorded[name], stage.method.merges))

@@ -86,11 +86,11 @@ class Replay(Reducer):
     """Answer with reductions that were recorded before: the same token schedule with selection for free.
 
     Attributes:
-        reductions: one per pruned layer, by the number of the block.
+        reductions: those of each pruned layer, by the number of the block; more than one where it has several groups.
         merges: whether they merge.
     """
 
-    reductions: Mapping[int, Reduction]
+    reductions: Mapping[int, tuple[Reduction, ...]]
     merges: bool = False  # type: ignore[misc]  # of the recorded method, so a field here
 
     reads: ClassVar[frozenset[str]] = frozenset()
@@ -98,4 +98,4 @@ class Replay(Reducer):
 
     def select(self, state: LayerState) -> Reduction:
         """Return the recorded reduction of this layer."""
-        return self.reductions[state.layer]
+        return self.reductions[state.layer][state.group]

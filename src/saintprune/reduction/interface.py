@@ -30,6 +30,7 @@ class LayerState:
         depth: number of blocks.
         budget: patches to leave, given by a `Schedule`; None leaves the number to the method.
         attention: a function that computes `importance`.
+        group: which batch of the layer this is; a decoder hands image spans of each length to the method apart.
     """
 
     keys: Tensor
@@ -43,6 +44,7 @@ class LayerState:
     depth: int = 1
     budget: int | None = None
     attention: Callable[[], Tensor] | None = None
+    group: int = 0
 
     @property
     def patches(self) -> int:

@@ -1,0 +1,44 @@
+"""Borrow a network: set things on its instances for a while and put back what was there before, to the letter."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from torch import nn
+
+from saintprune.errors import SaintpruneError
+
+_MARK = "_saintprune_active"
+
+
+def borrow(undo: ExitStack, net: nn.Module) -> None:
+    """Mark a network as being pruned until `undo` closes.
+
+    Raises:
+        SaintpruneError: it is being pruned already, or it would run its blocks twice.
+    """
+    if net.training and any(_recomputes(module) for module in net.modules()):
+        raise SaintpruneError("gradient checkpointing runs blocks twice: switch it off, or call net.eval(), to prune")
+    if getattr(net, _MARK, False):
+        raise SaintpruneError("this network is being pruned already: leave the outer `with` block first")
+    patch(undo, net, _MARK, True)
+
+
+def _recomputes(module: nn.Module) -> bool:
+    """Return whether a module is set to run twice in training: timm's name for it, and transformers'."""
+    return bool(getattr(module, "grad_checkpointing", False) or getattr(module, "gradient_checkpointing", False))
+
+
+def patch(undo: ExitStack, module: nn.Module, name: str, value: Any) -> None:
+    """Set an instance attribute and register its undoing."""
+    had, before = name in module.__dict__, module.__dict__.get(name)
+    module.__dict__[name] = value
+
+    def restore() -> None:
+        if had:
+            module.__dict__[name] = before
+        else:
+            del module.__dict__[name]
+
+    undo.callback(restore)

@@ -1,0 +1,396 @@
+"""Decoders of transformers: Llama, Mistral, Qwen2, Qwen3 and the text model of Qwen2.5-VL (mRoPE)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial, wraps
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
+from transformers.models.llama.modeling_llama import LlamaModel
+from transformers.models.mistral.modeling_mistral import MistralModel
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
+
+from saintprune.adapters.borrow import borrow, patch
+from saintprune.adapters.decoder_run import DecoderRun, View
+from saintprune.adapters.kv_cache import KeyTap, PrunedLayer, adopt, check_grows, joined
+from saintprune.adapters.sequence import Prompt, find_spans, without
+from saintprune.errors import SaintpruneError
+from saintprune.plan import Plan, Step
+from saintprune.reduction import Reduction
+
+DECODERS = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model, Qwen2_5_VLTextModel)
+DROPPED = -torch.inf  # in every channel of an image feature: the token was dropped before the decoder
+
+
+class HFDecoder:
+    """Prunes image tokens after chosen decoder layers, while a prompt is read; text tokens always survive.
+
+    Inside `pruned()` the decoder and its layers carry their own `forward`, which call the original ones with fewer
+    tokens, the mask and the rotary embeddings that belong to them, and a cache whose layers may differ in length.
+    Survivors keep their order. The output has the prompt's length again, with zeros where tokens were dropped.
+
+    Args:
+        net: one of `DECODERS`, or a causal language model around one.
+        position_policy: "absolute": survivors keep the positions that they had. "compact": each layer numbers what is
+            left of a prompt 0, 1, 2, …
+        cache: of a pruned layer itself, which saw the tokens that it dropped: "keep" its entries, so that decoding
+            equals a full recompute, or "trim" them, to save their memory.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        position_policy: Literal["absolute", "compact"] = "absolute",
+        cache: Literal["keep", "trim"] = "keep",
+    ) -> None:
+        if position_policy not in ("absolute", "compact"):
+            raise ValueError(f"position_policy is {position_policy!r}, but must be 'absolute' or 'compact'")
+        if cache not in ("keep", "trim"):
+            raise ValueError(f"cache is {cache!r}, but must be 'keep' or 'trim'")
+        self.net: Any = net if isinstance(net, DECODERS) else getattr(net, "model", net)
+        self.compact, self.trims = position_policy == "compact", cache == "trim"
+        self._check_supported()
+
+    @property
+    def depth(self) -> int:
+        """Number of decoder layers."""
+        return self.net.config.num_hidden_layers
+
+    @contextmanager
+    def pruned(
+        self, plan: Plan, *, visual: Tensor, timed: bool = False, recorded: bool = False
+    ) -> Iterator[DecoderRun]:
+        """Prune by the plan's language stages for as long as the `with` block lasts.
+
+        Args:
+            plan: what to prune. Stages of other sites are refused.
+            visual: [B, T] bool, the image tokens of the prompts; a pass of another length has none.
+            timed: measure the seconds of each selection.
+            recorded: keep each reduction.
+
+        Raises:
+            SaintpruneError: the plan does not fit the decoder, or it is being pruned already.
+        """
+        for name, stage in plan.stages.items():
+            if stage.site != "language":
+                raise SaintpruneError(
+                    f"stages.{name}.site is {stage.site!r}, but {type(self.net).__name__} is a decoder alone: only"
+                    " stages with site=language apply"
+                )
+        with ExitStack() as undo:
+            run = self.install(undo, plan.at("language", self.depth), timed=timed, recorded=recorded)
+            run.visual = visual
+            yield run
+
+    def install(
+        self, undo: ExitStack, steps: dict[int, Step], *, timed: bool = False, recorded: bool = False
+    ) -> DecoderRun:
+        """Put hooks and forwards in place until `undo` closes; the caller tells the run which tokens are visual."""
+        borrow(undo, self.net)
+        run = DecoderRun(self.depth, self.trims, timed, recorded)
+        undo.callback(setattr, run, "active", False)
+        merging = any(step.stage.method.merges for step in steps.values())
+        patch(undo, self.net, "forward", self._model_forward(run, merging))
+        for number, layer in enumerate(self.net.layers[: self.depth]):
+            queries = self._observe_queries(undo, layer, steps.get(number))
+            patch(undo, layer, "forward", self._layer_forward(run, layer, number, steps.get(number), queries))
+        return run
+
+    def _check_supported(self) -> None:
+        kind, config = type(self.net), getattr(self.net, "config", None)
+        if kind not in DECODERS:
+            known = ", ".join(known.__name__ for known in DECODERS)
+            raise SaintpruneError(f"HFDecoder cannot prune a {kind.__name__}; it knows {known}")
+        if "sliding_attention" in (getattr(config, "layer_types", None) or ()) or (
+            kind is MistralModel and getattr(config, "sliding_window", None) is not None
+        ):
+            raise SaintpruneError(
+                f"this {kind.__name__} attends in a sliding window of {getattr(config, 'sliding_window', None)} tokens,"
+                " which dropped tokens would widen: load it with sliding_window=None if your prompts are shorter"
+            )
+        if self.compact and kind is Qwen2_5_VLTextModel:
+            raise SaintpruneError(
+                "position_policy=compact renumbers a line of tokens, but this model places image tokens on a grid"
+                " (mRoPE): use position_policy=absolute"
+            )
+
+    def _model_forward(self, run: DecoderRun, merging: bool) -> Callable[..., Any]:
+        """Return the decoder's forward: the original one on the tokens that earlier sites left."""
+        original = self.net.forward
+
+        @wraps(original)
+        def forward(
+            input_ids: Tensor | None = None,
+            attention_mask: Tensor | None = None,
+            position_ids: Tensor | None = None,
+            past_key_values: Cache | None = None,
+            inputs_embeds: Tensor | None = None,
+            use_cache: bool | None = None,
+            **kwargs: Any,
+        ) -> Any:
+            check_grows(past_key_values)
+            if inputs_embeds is None:
+                inputs_embeds = cast(Tensor, self.net.get_input_embeddings()(input_ids))
+            seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+            prompt = _prompt(inputs_embeds, attention_mask, position_ids, seen)
+            if past_key_values is not None:
+                earlier = None if attention_mask is None else attention_mask[:, :seen]
+                adopt(past_key_values, self.depth, run, earlier)
+            entry = self._enter(run, prompt, inputs_embeds, merging, seen)
+            if entry is not None:
+                inputs_embeds = entry.apply(inputs_embeds)
+                position_ids = _gathered_ids(position_ids, entry, seen, prompt)
+            # masks are made per layer; all ones spare the original the search for packed sequences
+            ones = torch.ones(inputs_embeds.shape[:2], device=inputs_embeds.device) if past_key_values is None else None
+            output = original(
+                attention_mask=ones,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                inputs_embeds=inputs_embeds,
+                use_cache=use_cache,
+                **kwargs,
+            )
+            _count(output.past_key_values, prompt.entered, bool(prompt.spans))
+            output.last_hidden_state = prompt.restored(output.last_hidden_state)
+            return output
+
+        return forward
+
+    def _enter(self, run: DecoderRun, prompt: Prompt, embeds: Tensor, merging: bool, seen: int) -> Reduction | None:
+        """Find the images of a pass and take out what earlier sites dropped; return that step, None if nothing."""
+        entry, visual = None, run.visual
+        lengths = prompt.lengths()
+        prompt.text = _mean(lengths)
+        if visual is not None and visual.shape == embeds.shape[:2]:
+            gone = visual & (embeds[..., 0] == DROPPED)
+            prompt.spans = find_spans(visual, run.image_lengths, merging)
+            prompt.text = _mean(lengths - visual.sum(1))
+            if gone.any():
+                for spans in prompt.spans:
+                    without(spans, gone)
+                entry = prompt.compact(prompt.alive() & ~gone, None)
+        run.begin(prompt, first=seen == 0)
+        return entry
+
+    def _layer_forward(
+        self, run: DecoderRun, layer: Any, number: int, step: Step | None, queries: list[Tensor]
+    ) -> Callable[..., Any]:
+        """Return the forward of one layer: the original one with the layer's own mask, then the reduction."""
+        original = layer.forward
+
+        @wraps(original)
+        def forward(
+            hidden_states: Tensor,
+            attention_mask: Any = None,
+            position_ids: Tensor | None = None,
+            past_key_values: Cache | None = None,
+            use_cache: bool | None = False,
+            position_embeddings: tuple[Tensor, Tensor] | None = None,
+            **kwargs: Any,
+        ) -> Tensor:
+            prompt = run.current
+            if number == 0:
+                assert position_embeddings is not None
+                run.embeddings = position_embeddings
+                if past_key_values is not None:
+                    adopt(past_key_values, self.depth, run, None)  # one that the decoder made itself
+            held = None if past_key_values is None else cast(PrunedLayer, past_key_values.layers[number])
+            before = 0 if held is None else held.held
+            version, view = prompt.version, self._view(run, prompt, held, before, hidden_states, position_ids)
+            selecting = step is not None and bool(prompt.spans)
+            tap = KeyTap(past_key_values) if selecting else None
+            out = original(
+                hidden_states,
+                attention_mask=view.mask,
+                position_ids=view.position_ids,
+                past_key_values=past_key_values if tap is None else tap,
+                use_cache=use_cache,
+                position_embeddings=view.embeddings,
+                **kwargs,
+            )
+            if held is not None:
+                held.valid = joined(held.valid, prompt.valid, before, prompt.length, prompt.batch, prompt.device)
+            kept = None
+            if step is not None and tap is not None:
+                out, kept = self._reduced(run, step, number, out, prompt, tap, held, layer, queries, view)
+            queries.clear()
+            if held is not None:
+                run.after(held, prompt, version, kept, tap)
+            return out
+
+        return forward
+
+    def _reduced(
+        self,
+        run: DecoderRun,
+        step: Step,
+        number: int,
+        x: Tensor,
+        prompt: Prompt,
+        tap: KeyTap,
+        held: PrunedLayer | None,
+        layer: Any,
+        queries: list[Tensor],
+        view: View,
+    ) -> tuple[Tensor, Reduction | None]:
+        """Let the step's method select; return the tokens that are left, and the step to them."""
+        assert tap.new is not None
+        reads = step.stage.method.reads
+        keys = tap.new.mean(1, dtype=torch.float32) if "keys" in reads else None  # (b, kv, m, c) -> (b, m, c)
+        valid = prompt.valid if held is None else held.valid
+        row = cache(partial(_attention_row, layer.self_attn, queries, view.embeddings, tap, prompt.valid, valid))
+        x, kept = run.reduce(step, number, x, prompt, keys, row if "importance" in reads else None)
+        if kept is None:
+            return x, None
+        assert run.embeddings is not None
+        run.embeddings = _gathered(run.embeddings, kept)
+        return kept.apply(x), kept
+
+    def _view(
+        self, run: DecoderRun, prompt: Prompt, held: PrunedLayer | None, before: int, x: Tensor, ids: Tensor | None
+    ) -> View:
+        """Return what a layer attends with; layers that hold the same tokens share it."""
+        history = () if held is None else held.history
+        key = (history, before, prompt.version)
+        if key not in run.views:
+            past = None if held is None else held.valid
+            valid = joined(past, prompt.valid, before, prompt.length, prompt.batch, prompt.device)
+            mask = create_causal_mask(
+                config=self.net.config,
+                inputs_embeds=x,
+                attention_mask=valid,
+                past_key_values=cast(Cache, _Past(before)),
+                layer_idx=0,
+            )
+            untouched = not history and not prompt.version
+            embeddings = run.embeddings
+            assert embeddings is not None
+            if self.compact and not untouched:
+                embeddings = self._renumbered(x, prompt, past, before)
+            # kernels that unpack sequences by their position ids would take gaps for new sequences
+            run.views[key] = View(mask, embeddings, ids if untouched else None)
+        return run.views[key]
+
+    def _renumbered(self, x: Tensor, prompt: Prompt, past: Tensor | None, before: int) -> tuple[Tensor, Tensor]:
+        """Return rotary embeddings for what is left, numbered on from what the layer's cache holds."""
+        begin = torch.full((prompt.batch,), before, device=x.device) if past is None else past.sum(1)
+        rank = prompt.alive().long().cumsum(1).sub(1).clamp_min(0)
+        return self.net.rotary_emb(x, begin[:, None] + rank)
+
+    @staticmethod
+    def _observe_queries(undo: ExitStack, layer: Any, step: Step | None) -> list[Tensor]:
+        """Hook the queries where the method reads importance; return where they will be found."""
+        found: list[Tensor] = []
+        if step is not None and "importance" in step.stage.method.reads:
+            module = getattr(layer.self_attn, "q_norm", None) or layer.self_attn.q_proj
+            undo.callback(module.register_forward_hook(lambda _, args, output: found.append(output)).remove)
+        return found
+
+
+class _Past:
+    """Tells transformers' mask functions how many tokens a layer's cache holds."""
+
+    is_compileable = False
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Return the place of the first query."""
+        return self.length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Return (tokens to attend to, offset)."""
+        return self.length + query_length, 0
+
+
+def _mean(lengths: int | Tensor) -> float:
+    return lengths.double().mean().item() if isinstance(lengths, Tensor) else float(lengths)
+
+
+def _prompt(embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, seen: int) -> Prompt:
+    """Return the bookkeeping of a pass that follows `seen` tokens."""
+    batch, length = embeds.shape[:2]
+    if attention_mask is not None and (not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2):
+        raise SaintpruneError("pruning needs attention_mask as (batch, tokens), 0 for padding, not a ready-made one")
+    if attention_mask is None and not seen and _begins_anew(position_ids):
+        raise SaintpruneError(
+            "position_ids begin anew inside a sequence: pruning does not support several sequences packed into one"
+        )
+    valid = None if attention_mask is None else attention_mask[:, -length:].to(embeds.device, torch.bool)
+    if valid is not None and bool(valid.all()):
+        valid = None
+    return Prompt(batch, length, length, embeds.device, valid)
+
+
+def _begins_anew(position_ids: Tensor | None) -> bool:
+    """Return whether positions fall inside a sequence; those of image grids (mRoPE) do so by nature, text's do not."""
+    if position_ids is None or (position_ids.ndim == 3 and len(position_ids) != 4):
+        return False
+    line = position_ids[0] if position_ids.ndim == 3 else position_ids  # 4 rows: those of the text, then the grid's
+    return bool((line.diff(dim=-1) < 0).any())
+
+
+def _gathered_ids(position_ids: Tensor | None, entry: Reduction, seen: int, prompt: Prompt) -> Tensor:
+    """Return the position ids [..., B, M] of what is left, from those of the prompt [..., B or 1, T]."""
+    if position_ids is None:
+        position_ids = torch.arange(seen, seen + prompt.entered, device=prompt.device)[None]
+    shape = (*position_ids.shape[:-2], prompt.batch, position_ids.shape[-1])
+    keep = entry.keep.expand(*shape[:-1], -1)
+    return position_ids.to(prompt.device).expand(shape).gather(-1, keep)
+
+
+def _gathered(embeddings: tuple[Tensor, Tensor], kept: Reduction) -> tuple[Tensor, Tensor]:
+    """Return the rotary embeddings [B, M, C] of what is left, from those [B or 1, M, C] before."""
+    cos, sin = (part.expand(len(kept.keep), -1, -1) for part in embeddings)
+    return kept.apply(cos), kept.apply(sin)
+
+
+def _count(cache_: Any, tokens: int, visual: bool) -> None:
+    """Tell each layer of the cache how many tokens it has seen by now."""
+    for layer in [] if cache_ is None else cache_.layers:
+        layer.seen += tokens
+        layer.unpruned = 0 if visual else layer.unpruned + tokens
+
+
+def _attention_row(
+    attention: Any,
+    queries: list[Tensor],
+    embeddings: tuple[Tensor, Tensor],
+    tap: KeyTap,
+    valid: Tensor | None,
+    all_valid: Tensor | None,
+) -> Tensor:
+    """Recompute one row of attention, [B, M]: what the last real token of each sample gives to each token of the pass.
+
+    Args:
+        attention: the attention module.
+        queries: [B, M, heads * width] or [B, M, heads, width], before RoPE, as the one element.
+        embeddings: cosines and sines, [B or 1, M, width].
+        tap: the layer's keys.
+        valid: [B, M] bool; None means that all are real.
+        all_valid: [B, L] bool over cached tokens and those of the pass; None means that all are real.
+    """
+    assert tap.all is not None and tap.new is not None
+    (query,) = queries
+    batch, length = query.shape[:2]
+    place = torch.arange(length, device=query.device)
+    last = place[-1:].expand(batch) if valid is None else (valid * place).argmax(1)
+    sample = torch.arange(batch, device=query.device)
+    query = query.view(batch, length, -1, attention.head_dim)[sample, last][:, :, None]  # (b, h, 1, c)
+    cos, sin = (part.expand(batch, -1, -1)[sample, last][:, None] for part in embeddings)  # (b, 1, c)
+    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+    query = rotate(query, query, cos, sin)[0].float()
+    keys = tap.all.float().repeat_interleave(query.shape[1] // tap.all.shape[1], dim=1)
+    logits = (query @ keys.mT)[:, :, 0] * attention.scaling  # (b, h, l)
+    if all_valid is not None:
+        logits = logits.masked_fill(~all_valid[:, None], -torch.inf)
+    return logits.softmax(-1).mean(1)[:, -length:]

@@ -1,0 +1,275 @@
+"""Vision-language models of transformers: LLaVA, LLaVA-NeXT, SmolVLM, Qwen2.5-VL, pruned at up to three sites."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from saintprune.adapters.borrow import borrow, patch
+from saintprune.adapters.decoder_run import DecoderRun
+from saintprune.adapters.hf_decoder import DROPPED, HFDecoder
+from saintprune.adapters.projector import Projection
+from saintprune.adapters.run import LayerEvent, PrunedRun
+from saintprune.adapters.vlm_families import check_vision, family_of, last_read_block, tower_of
+from saintprune.errors import SaintpruneError
+from saintprune.plan import Plan
+
+
+@dataclass(eq=False)
+class VLMRun:
+    """The handle of a pruned vision-language model: what its latest prompt went through.
+
+    Attributes:
+        decoder: the part of it in the decoder.
+        vision: the part of it in the vision tower; None where that is not pruned.
+        projection: the part of it between the two; None where nothing is pruned there.
+    """
+
+    decoder: DecoderRun
+    vision: PrunedRun | None = None
+    projection: Projection | None = None
+
+    @property
+    def events(self) -> list[LayerEvent]:
+        """One `LayerEvent` per pruned layer of the latest prompt, from the tower to the decoder."""
+        before = [*(self.vision.events if self.vision else []), *(self.projection.events if self.projection else [])]
+        return [*before, *self.decoder.events]
+
+    @property
+    def tokens_per_layer(self) -> list[float]:
+        """Mean real tokens of a sample that leave each decoder layer, text included."""
+        return self.decoder.tokens_per_layer
+
+    @property
+    def visual_tokens_per_layer(self) -> list[float]:
+        """Mean image tokens of a sample that leave each decoder layer."""
+        return self.decoder.visual_tokens_per_layer
+
+    def forget_images(self) -> None:
+        """Forget the images of the prompt before, for a prompt without any."""
+        for part in (self.vision, self.projection):
+            if part is not None:
+                part.events = []
+
+
+class VLM:
+    """Prunes image tokens of a vision-language model: in its tower, between tower and decoder, and in the decoder.
+
+    Inside `pruned()` the model is called and generates as ever, in batches, with padding, several images or none per
+    prompt; afterwards it is as it was. A token that was dropped before the decoder travels on as a row of -inf in the
+    image features, so that prompts, masks and position ids keep their shapes, and leaves at the decoder's door.
+
+    Args:
+        net: a model of `vlm_families.FAMILIES`.
+        position_policy: see `HFDecoder`.
+        cache: see `HFDecoder`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        position_policy: Literal["absolute", "compact"] = "absolute",
+        cache: Literal["keep", "trim"] = "keep",
+    ) -> None:
+        self.family = family_of(net)
+        self.net: Any = net
+        self.core: Any = self.net.model
+        self.decoder = HFDecoder(getattr(self.core, self.family.decoder), position_policy, cache)
+        self.tower = tower_of(self.core, self.family)
+
+    @property
+    def depth(self) -> int:
+        """Number of decoder layers."""
+        return self.decoder.depth
+
+    @property
+    def vision_depth(self) -> int | None:
+        """Number of tower blocks; None where the tower cannot be pruned."""
+        return None if self.tower is None else self.tower.depth
+
+    def check(self, plan: Plan) -> None:
+        """Check that a plan fits the model.
+
+        Raises:
+            SaintpruneError: it does not; the message says where.
+        """
+        check_vision(self.net, self.family, self.tower, plan)
+        plan.at("language", self.depth)
+        plan.at("projector", 1)
+
+    @contextmanager
+    def pruned(self, plan: Plan, *, timed: bool = False, recorded: bool = False) -> Iterator[VLMRun]:
+        """Prune by the plan for as long as the `with` block lasts.
+
+        Args:
+            plan: what to prune, at any of the three sites.
+            timed: measure the seconds of each selection (see `PrunedRun`).
+            recorded: keep each reduction (see `PrunedRun`).
+
+        Raises:
+            SaintpruneError: the plan does not fit the model, or the model is being pruned already.
+        """
+        self.check(plan)
+        with ExitStack() as undo:
+            borrow(undo, self.net)
+            steps = plan.at("language", self.depth)
+            run = VLMRun(self.decoder.install(undo, steps, timed=timed, recorded=recorded))
+            vision = {name: stage for name, stage in plan.stages.items() if stage.site == "vision"}
+            between = plan.at("projector", 1).get(0)
+            watching = between is not None and "importance" in between.stage.method.reads
+            if self.tower is not None and (vision or watching):
+                run.vision = undo.enter_context(self.tower.pruned(Plan(vision), timed=timed, recorded=recorded))
+                self._spread_features(undo, run.vision)
+            if between is not None:
+                run.projection = Projection(between, timed, recorded)
+                if watching:
+                    run.projection.importance = self._importance(undo, run.vision, between.name)
+            patch(undo, self.core, "get_image_features", self._features_forward(run))
+            patch(undo, self.core, "forward", self._core_forward(run))
+            yield run
+
+    def _spread_features(self, undo: ExitStack, run: PrunedRun) -> None:
+        """Let the projector's output have a row for every patch again, -inf for those that were dropped."""
+        projector = getattr(self.core, self.family.projector)
+        original = projector.forward
+
+        @wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Tensor:
+            return self._spread(original(*args, **kwargs), run, DROPPED)
+
+        patch(undo, projector, "forward", forward)
+
+    def _spread(self, x: Tensor, run: PrunedRun, fill: float) -> Tensor:
+        """Return [B, n, D] with a row for every patch, given [B, m, D] for those that are left in the tower."""
+        stream = run.current
+        if stream.positions is None:
+            return x
+        skipped = stream.tokens - x.shape[1]  # the class token, where the model does not read it
+        special = torch.arange(stream.prefix, device=x.device).expand(len(x), -1)
+        places = torch.cat([special, stream.positions + stream.prefix], dim=1)[:, skipped:] - skipped
+        total = stream.prefix + stream.patches_at_entry - skipped
+        if stream.valid is not None:
+            places = places.masked_fill(~stream.valid[:, skipped:], total)
+        out = x.new_full((len(x), total + 1, x.shape[-1]), fill)
+        return out.scatter_(1, places[..., None].expand_as(x), x)[:, :total]
+
+    def _importance(self, undo: ExitStack, run: PrunedRun | None, stage: str) -> Callable[..., list[Tensor]]:
+        """Watch the last block that the model reads; return what gives, per image, attention to each of its tokens."""
+        if self.tower is None or run is None:
+            raise SaintpruneError(
+                f"stages.{stage} ranks by attention, but the tower of {type(self.net).__name__} has no row of attention"
+                f" to its tokens: {self.family.folding}. Use site=language"
+            )
+        block = last_read_block(self.net, self.tower.depth)
+        observed = self.tower.observe(undo, run, block, frozenset({"importance"}))
+
+        def importance(arguments: dict[str, Any]) -> list[Tensor]:
+            strategy = arguments.get("vision_feature_select_strategy") or self.net.config.vision_feature_select_strategy
+            row = observed.importance()[:, 1 if strategy == "default" else 0 :, None]
+            rows = self._spread(row, run, 0.0)
+            if not hasattr(self.core, "pack_image_features"):
+                return [row[:, 0] for row in rows]
+            return self._packed(rows, arguments, strategy)
+
+        return importance
+
+    def _packed(self, rows: Tensor, arguments: dict[str, Any], strategy: str) -> list[Tensor]:
+        """Lay out one number per patch [tiles, n, 1] as LLaVA-NeXT lays out features; line breaks get 0."""
+        pixels, sizes = arguments["pixel_values"], arguments["image_sizes"]
+        counts = [self._tiles(size) for size in sizes]
+        if pixels.dim() == 4:
+            counts = [len(rows) // len(sizes)] * len(sizes)
+        packed, _ = self.core.pack_image_features(
+            torch.split(rows, counts), sizes, vision_feature_select_strategy=strategy, image_newline=rows.new_zeros(1)
+        )
+        return [row[:, 0] for row in packed]
+
+    def _tiles(self, size: Any) -> int:
+        """Return into how many tiles LLaVA-NeXT cuts an image of a size (height, width)."""
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        config = self.net.config
+        return image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
+
+    def _features_forward(self, run: VLMRun) -> Callable[..., Any]:
+        """Return a `get_image_features` that prunes its result at the projector site and notes the images' lengths."""
+        original = self.core.get_image_features
+        signature = inspect.signature(original)
+
+        @wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            output = original(*args, **kwargs)
+            if run.projection is not None:
+                arguments = signature.bind(*args, **kwargs).arguments
+                features = list(output.pooler_output)
+                if self.family.tiled:
+                    features = [tile for sample in features for tile in sample.split(self.core.image_seq_len)]
+                output.pooler_output = run.projection.apply(features, arguments)
+            run.decoder.image_lengths = [len(feature) for feature in output.pooler_output]
+            self._check_counts(run)
+            return output
+
+        return forward
+
+    def _core_forward(self, run: VLMRun) -> Callable[..., Any]:
+        """Return the model's forward: the original one, after the decoder was told where the images stand."""
+        original = self.core.forward
+        signature = inspect.signature(original)
+
+        @wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs).arguments
+            more = given.get("kwargs", {})
+            encoded = (given.get("mm_encoder_outputs") or {}).get("image")
+            has_images = given.get("pixel_values") is not None or encoded is not None
+            cached = given.get("past_key_values", more.get("past_key_values"))
+            prefill = cached is None or cached.get_seq_length() == 0
+            visual = self._visual(given) if has_images or prefill else None
+            run.decoder.visual, run.decoder.image_lengths = (visual if has_images else None), None
+            if encoded is not None:
+                run.decoder.image_lengths = [len(feature) for feature in encoded.pooler_output]
+            self._check_counts(run)
+            if prefill and not has_images:
+                self._check_no_placeholders(visual)
+                run.forget_images()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                run.decoder.visual = None
+
+        return forward
+
+    def _visual(self, given: dict[str, Any]) -> Tensor:
+        """Return [B, T] bool: the places of image tokens in the prompts."""
+        token = self.net.config.image_token_id
+        if given.get("input_ids") is not None:
+            return given["input_ids"] == token
+        embeds = given["inputs_embeds"]
+        return (embeds == self.net.get_input_embeddings()(torch.tensor(token, device=embeds.device))).all(-1)
+
+    def _check_counts(self, run: VLMRun) -> None:
+        """Raise where the prompts' placeholders and the images' tokens differ in number."""
+        visual, lengths = run.decoder.visual, run.decoder.image_lengths
+        if visual is None or lengths is None:
+            return
+        wanted, given = int(visual.sum()), sum(lengths)
+        if wanted != given:
+            raise SaintpruneError(
+                f"the prompts have {wanted} image placeholders (token {self.net.config.image_token_id}), but the"
+                f" {len(lengths)} image(s) given make {given} tokens: let the model's own processor make prompts and"
+                " images together"
+            )
+
+    def _check_no_placeholders(self, visual: Tensor | None) -> None:
+        if visual is not None and bool(visual.any()):
+            raise SaintpruneError(
+                f"the prompts have {int(visual.sum())} image placeholders (token {self.net.config.image_token_id}), but"
+                " no image was given: pass pixel_values, or leave the placeholders out"
+            )
