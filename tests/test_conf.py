@@ -20,7 +20,16 @@ FILES = sorted(path.relative_to(config_dir()).with_suffix("").as_posix() for pat
 
 def override(file):
     group, _, choice = file.partition("/")
-    return ["pruning=saint", f"stage@pruning.stages.vision={choice}"] if group == "stage" else [f"{group}={choice}"]
+    if group != "stage":
+        return [f"{group}={choice}"]
+    site = site_of(file)
+    base = {"vision": "saint", "language": "saint_language", "projector": "random_projector"}[site]
+    return [f"pruning={base}", f"stage@pruning.stages.{site}={choice}"]
+
+
+def site_of(stage):
+    """The site that a stage's file is named after."""
+    return stage.rpartition("_")[2]
 
 
 def composed(*overrides):
@@ -58,7 +67,9 @@ def test_composes_and_binds(file):
 @pytest.mark.parametrize("file", [file for file in FILES if file.startswith("stage/")])
 def test_a_stage_shows_every_knob_of_its_method(file):
     """What a run did must be readable from `--cfg job`: no default hides in code."""
-    method = composed(*override(file)).pruning.stages.vision.method
+    stage = composed(*override(file)).pruning.stages[site_of(file)]
+    assert stage.site == site_of(file)
+    method = stage.method
     target = get_object(method["_target_"])
     assert is_dataclass(target)
     assert {field.name for field in fields(target)} == {key for key in method if key != "_target_"}

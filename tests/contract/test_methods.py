@@ -8,7 +8,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+import vlm_families
 from families import make
+from saintprune.adapters.vlm import VLM
 from saintprune.config import config_dir, register
 from saintprune.plan import Plan
 from saintprune.reduction import LayerState
@@ -38,16 +40,22 @@ def state(batch=4, tokens=65, prefix=1, **more):
     return LayerState(keys=keys, prefix=prefix, tokens=keys, grid=(8, 8), depth=12, attention=lambda: attention, **more)
 
 
-def method_of(pruning):
-    (stage,) = plan_of(pruning).stages.values()
-    return stage.method
+# methods are tested once, by the name of the first YAML that has them
+STAGES = {
+    (stage.site, repr(stage.method)): (pruning, name)
+    for pruning in PRUNINGS
+    for name, stage in plan_of(pruning).stages.items()
+}
+METHODS = sorted({method: found for (_, method), found in STAGES.items()}.values())
 
 
-@pytest.mark.parametrize("pruning", PRUNINGS)
+def method_of(found):
+    pruning, name = found
+    return plan_of(pruning).stages[name].method
+
+
+@pytest.mark.parametrize("pruning", METHODS, ids=lambda found: f"{found[0]}-{found[1]}")
 class TestEveryMethod:
-    def test_is_a_plan(self, pruning):
-        assert isinstance(plan_of(pruning), Plan)
-
     @pytest.mark.parametrize("budget", [None, 1, 40, 64])
     def test_indices_are_sound(self, pruning, budget):
         method, layer = method_of(pruning), state(budget=budget)
@@ -91,13 +99,28 @@ class TestEveryMethod:
             }
             assert any(len(found) > 1 for found in outcomes.values()), f"{knob.name} changes nothing"
 
-    def test_runs_in_a_network(self, pruning):
+
+@pytest.mark.parametrize("pruning", PRUNINGS)
+def test_every_plan_runs_in_a_network(pruning):
+    plan = plan_of(pruning)
+    assert isinstance(plan, Plan)
+    short = Plan(
+        {
+            name: replace(stage, layers="all" if stage.site == "projector" else "first_half")
+            for name, stage in plan.stages.items()
+        }
+    )
+    layers = {"vision": 2, "projector": 1, "language": 3}
+    expected = sum(layers[stage.site] for stage in plan.stages.values())
+    if {stage.site for stage in plan.stages.values()} == {"vision"}:
         net, adapter, images = make("vit")
-        plan = plan_of(pruning)
-        short = Plan({name: replace(stage, layers="first_half") for name, stage in plan.stages.items()})
         with adapter(net).pruned(short) as run:
             assert net(images).isfinite().all()
-        assert len(run.events) == 2
+        assert len(run.events) == expected
+    net = vlm_families.build("llava")
+    with VLM(net).pruned(short) as run:
+        assert net(**vlm_families.inputs("llava", net)).logits.isfinite().all()
+    assert len(run.events) == expected
 
 
 def loosened(method):
@@ -113,4 +136,6 @@ def describe(method, layers):
 
 def test_the_yaml_files_are_found():
     assert {"saint", "tome", "random", "stride", "pool", "attention", "none", "saint_budget"} <= set(PRUNINGS)
+    assert {"saint_language", "saint_hybrid", "drop75/saint_hybrid"} <= set(PRUNINGS)
+    assert {type(method_of(found)).__name__ for found in METHODS} >= {"Saint", "ToMe", "SaintBudget", "Pool", "Stride"}
     assert Path(config_dir() / "config.yaml").is_file()
