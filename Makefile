@@ -2,6 +2,7 @@
 #   make demo      prune a packaged ViT-S/14 on packaged images and print the comparison
 #   make test      lint, types, import contracts and the fast tests        (make test-all adds the slow ones)
 #   make lint      only the checks; `make format` mends what can be mended
+#   make test-lmms the plug-in for lmms-eval, in .venv-lmms: lmms-eval wants other versions of some packages
 # Variables: PYTHON=python3.12 (3.11 to 3.13), PIP_ARGS='...' (further options for pip install), ARGS='...' (for run.py
 # or pytest, e.g. make demo ARGS='pruning=tome', make test ARGS='-k saint').
 
@@ -13,19 +14,20 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+LMMS := .venv-lmms
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
 
 # pyright comes whole from its wheel; this stops it from asking for a newer release.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 # No test may reach a model hub or a dashboard.
-test test-all: export HF_HUB_OFFLINE := 1
-test test-all: export WANDB_MODE := disabled
+test test-all test-lmms: export HF_HUB_OFFLINE := 1
+test test-all test-lmms: export WANDB_MODE := disabled
 
 .DEFAULT_GOAL := help
-.PHONY: help install assets demo test test-all lint format clean
+.PHONY: help install assets demo test test-all test-lmms lint format clean
 
 help:
-	@sed -n '2,6s/^# \{0,1\}//p' Makefile
+	@sed -n '2,7s/^# \{0,1\}//p' Makefile
 
 install: $(STAMP)
 
@@ -59,10 +61,20 @@ test: lint
 test-all: lint
 	@$(BIN)/python -m pytest -m '' $(ARGS)
 
+$(LMMS)/.stamp: pyproject.toml requirements/constraints.txt
+	@$(LMMS)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv $(LMMS)
+	@echo "Installing into $(LMMS)/ ..."
+	@grep -Ev '^(wandb|protobuf|python-dateutil)==' requirements/constraints.txt > $(LMMS)/constraints.txt
+	@$(LMMS)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c $(LMMS)/constraints.txt -e '.[lmms]' pytest
+	@touch $@
+
+test-lmms: $(LMMS)/.stamp
+	@$(LMMS)/bin/python -m pytest tests/integrations $(ARGS)
+
 format: $(STAMP)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(LMMS) build dist .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from saintprune.config import config_dir, register
 
 GIVEN = {  # arguments that wiring adds to a node when it builds it
-    "dataset": {"transform", "input_size", "batch_size", "num_workers"},
+    "dataset": {"transform", "input_size", "processor", "prompt", "batch_size", "num_workers"},
     "model.adapter": {"net"},
     "logger": {"save_dir"},
 }

@@ -39,6 +39,14 @@ def make(cfg: DictConfig, key: str, **arguments: Any) -> Any:
         raise SaintpruneError(f"{key}: {_reason(node, error)}") from error
 
 
+def target_of(cfg: DictConfig, key: str) -> Any:
+    """Return what a node's `_target_` names; None where there is no such thing, which `make` would say."""
+    try:
+        return get_object(OmegaConf.select(cfg, f"{key}._target_"))
+    except Exception:  # hydra raises what the import raises
+        return None
+
+
 def _reason(node: Any, cause: BaseException) -> str:
     """Return the first line of an error; for a key that the class does not take, what it does take."""
     message = str(cause).strip().splitlines()[0]

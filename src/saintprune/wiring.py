@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
-from saintprune.adapters.base import ViTAdapter
+from saintprune import wiring_vlm
 from saintprune.binding import make
 from saintprune.calibration.search import Calibrated, Calibrator
 from saintprune.calibration.targets import Target
@@ -25,32 +21,16 @@ from saintprune.config import Task, config_dir
 from saintprune.errors import SaintpruneError
 from saintprune.evaluation.benchmark import Benchmark, BenchmarkResult
 from saintprune.evaluation.classification import Scores, score
-from saintprune.evaluation.timing import BenchmarkSettings
-from saintprune.hardware import HardwareProfile
+from saintprune.evaluation.vlm_timing import VLMTiming
+from saintprune.evaluation.vqa_summary import VQAScores
 from saintprune.models.heads import answers, attach
-from saintprune.plan import Plan
-from saintprune.reporting.assemble import figures
+from saintprune.parts import Parts, console, progress
+from saintprune.reporting.assemble import figures, vlm_figures
 from saintprune.reporting.loggers import log_record
 from saintprune.reporting.records import RunRecord, write_atomically
 from saintprune.reporting.tables import layers_line, run_table
 
 FEW = 0.1  # share of the tokens at the end below which a run says how to calibrate
-console = Console()
-
-
-@dataclass
-class Parts:
-    """The objects of one run."""
-
-    cfg: DictConfig
-    names: dict[str, str]
-    hardware: HardwareProfile
-    device: torch.device
-    data: Any
-    model: Any
-    adapter: ViTAdapter
-    plan: Plan
-    settings: BenchmarkSettings
 
 
 def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
@@ -76,9 +56,7 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
     parts = build(cfg, names)
     _warn(parts)
     calibrated = None if target is None else _calibrate(parts, target)
-    scores = _score(parts) if cfg.task == Task.evaluate else None
-    measured = _benchmark(parts) if cfg.task != Task.calibrate else None
-    record = _record(parts, scores, measured, calibrated)
+    record = measure(parts, calibrated)
     path = record.write(output_dir / "metrics.json")
     log_record(logger, record)
     if cfg.task != Task.calibrate:
@@ -94,6 +72,9 @@ def build(cfg: DictConfig, names: dict[str, str]) -> Parts:
     plan, settings = make(cfg, "pruning"), make(cfg, "benchmark")
     device = hardware.device  # one that this machine lacks is an error before anything is loaded
     model = make(cfg, "model.net")
+    if wiring_vlm.is_vlm(model):
+        return wiring_vlm.build(cfg, names, hardware, plan, settings, model)
+    wiring_vlm.refuse_questions(cfg, names["dataset"])
     data = make(
         cfg,
         "dataset",
@@ -112,6 +93,27 @@ def build(cfg: DictConfig, names: dict[str, str]) -> Parts:
     return Parts(cfg, names, hardware, device, data, model, adapter, plan, settings)
 
 
+def repruned(parts: Parts, cfg: DictConfig, names: dict[str, str]) -> Parts:
+    """Return the parts of a run that differs in its pruning alone; its model is not loaded again.
+
+    Raises:
+        SaintpruneError: the plan does not fit the model.
+    """
+    plan = make(cfg, "pruning")
+    if wiring_vlm.is_vlm(parts.model):
+        wiring_vlm.check_plan(parts.adapter, plan, parts.model)
+    else:
+        plan.at("vision", parts.adapter.depth)
+    return replace(parts, cfg=cfg, names=names, plan=plan)
+
+
+def measure(parts: Parts, calibrated: Calibrated | None = None) -> RunRecord:
+    """Score and time as the task asks for, and return the record."""
+    scores = _score(parts) if parts.cfg.task == Task.evaluate else None
+    timing = _benchmark(parts) if parts.cfg.task != Task.calibrate else None
+    return _record(parts, scores, timing, calibrated)
+
+
 def _warn(parts: Parts) -> None:
     """Say what a newcomer would want to know before reading the figures."""
     calibrated = parts.plan.calibrated
@@ -124,8 +126,10 @@ def _warn(parts: Parts) -> None:
         console.print(f"[yellow]left out, cannot be read:[/yellow] {path}")
 
 
-def _score(parts: Parts) -> Scores:
+def _score(parts: Parts) -> Scores | VQAScores:
     """Score the test split with Lightning."""
+    if wiring_vlm.is_vlm(parts.model):
+        return wiring_vlm.score_questions(parts)
     return score(
         parts.adapter,
         parts.plan,
@@ -137,10 +141,12 @@ def _score(parts: Parts) -> Scores:
     )
 
 
-def _benchmark(parts: Parts) -> BenchmarkResult:
+def _benchmark(parts: Parts) -> BenchmarkResult | VLMTiming:
     """Time the network on images of the test split."""
+    if wiring_vlm.is_vlm(parts.model):
+        return wiring_vlm.benchmark(parts)
     batches = _batches(parts, parts.data.test_dataloader(), parts.settings.batches * parts.hardware.batch_size)
-    with _progress("timing") as advance:
+    with progress("timing") as advance:
         return Benchmark(parts.adapter, parts.plan, batches, parts.settings).run(advance)
 
 
@@ -148,7 +154,7 @@ def _calibrate(parts: Parts, target: Target) -> Calibrated:
     """Search on unlabelled images of the training split; from here on, the run's plan is the one that was found."""
     options = parts.cfg.calibration
     batches = _batches(parts, parts.data.train_dataloader(), options.samples)
-    with _progress(f"calibrating to {target}") as advance:
+    with progress(f"calibrating to {target}") as advance:
         calibrator = Calibrator(parts.adapter, batches, options.pairs, classifies=parts.model.num_classes > 0)
         found = calibrator.search(parts.plan, target, options.steps, advance)
     console.print(f"calibrated to {target}: {found.knob}={found.value:g} ({found.measured})", soft_wrap=True)
@@ -173,8 +179,10 @@ def _batches(parts: Parts, loader: Any, samples: int) -> list[Tensor]:
 
 def _show(record: RunRecord) -> None:
     """Print the table of a run, its tokens per layer, and a word where few of them are left."""
-    before, after = (arm["tokens_per_layer"] for arm in (record.baseline, record.pruned))
     console.print(run_table(record))
+    if "ttft_seconds" in record.baseline:
+        return wiring_vlm.show_tokens(record)
+    before, after = (arm["tokens_per_layer"] for arm in (record.baseline, record.pruned))
     console.print(f"tokens that leave each block, unpruned: {layers_line(before)}")
     console.print(f"tokens that leave each block, pruned:   {layers_line(after)}")
     if after[-1] < FEW * before[-1]:
@@ -182,14 +190,6 @@ def _show(record: RunRecord) -> None:
             f"[yellow]note:[/yellow] only {after[-1]:.0f} of {before[-1]:.0f} tokens are left at the end. Thresholds do"
             " not transfer between models; find yours: task=calibrate calibration.target=speedup:2.0"
         )
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[float], None]]:
-    """Show a progress bar; yield the function that moves it to a share of the work."""
-    with Progress(console=console, transient=True) as bar:
-        job = bar.add_task(what, total=1.0)
-        yield lambda share: bar.update(job, completed=share)
 
 
 def _save_pruning(parts: Parts, found: Calibrated, target: Target) -> str:
@@ -215,10 +215,14 @@ def _save_pruning(parts: Parts, found: Calibrated, target: Target) -> str:
 
 
 def _record(
-    parts: Parts, scores: Scores | None, timing: BenchmarkResult | None, calibrated: Calibrated | None
+    parts: Parts,
+    scores: Scores | VQAScores | None,
+    timing: BenchmarkResult | VLMTiming | None,
+    calibrated: Calibrated | None,
 ) -> RunRecord:
     """Put together what the run was and what it found."""
-    found = figures(
+    assemble = vlm_figures if wiring_vlm.is_vlm(parts.model) else figures
+    found = assemble(
         asdict(scores) if scores else None, asdict(timing) if timing else None, parts.hardware.share_of_peak
     )
     return RunRecord(

@@ -154,6 +154,15 @@ def test_prompts_without_images_are_left_alone(name):
         assert run.events == [] and set(run.visual_tokens_per_layer) == {0.0}
 
 
+@pytest.mark.parametrize("name", VLMS)
+def test_a_plan_that_prunes_nothing_fits_every_model(name):
+    net = build(name)
+    batch = inputs(name, net)
+    expected = net(**batch).logits
+    with VLM(net).pruned(Plan({"vision": Stage("vision", "all", KeepAll())})):
+        assert torch.equal(net(**batch).logits, expected)
+
+
 @pytest.mark.parametrize("policy", ["absolute", "compact"])
 @pytest.mark.parametrize("cache", ["keep", "trim"])
 def test_every_policy_serves_rows_beams_and_caches_alike(policy, cache):
@@ -330,20 +339,20 @@ class TestErrors:
 
     def test_layers_above_the_features(self):
         net = build("llava")
-        plan = Plan({"vision": Stage("vision", [3], KeepAll())})
+        plan = Plan({"vision": Stage("vision", [3], SAMPLE)})
         self.raises(r"layers has 3, .* after block 2 of 4 .*prune at 2 or below", lambda: VLM(net).check(plan))
 
     @pytest.mark.parametrize(("layer", "last"), [(-1, 3), (2, 1), ([1, -1], 0)])
     def test_the_feature_layer_is_read_from_the_config(self, layer, last):
         net = build("llava", vision_feature_layer=layer)
-        VLM(net).check(Plan({"vision": Stage("vision", [last], KeepAll())}))
+        VLM(net).check(Plan({"vision": Stage("vision", [last], SAMPLE)}))
         if last < 3:
-            plan = Plan({"vision": Stage("vision", [last + 1], KeepAll())})
+            plan = Plan({"vision": Stage("vision", [last + 1], SAMPLE)})
             self.raises(f"after block {last}", lambda: VLM(net).check(plan))
 
     @pytest.mark.parametrize("name", ["smolvlm", "qwen"])
     def test_towers_that_fold_patches(self, name):
-        plan = Plan({"vision": Stage("vision", [0], KeepAll())})
+        plan = Plan({"vision": Stage("vision", [0], SAMPLE)})
         self.raises("folds .* Use site=projector or site=language", lambda: VLM(build(name)).check(plan))
         plan = Plan({"projector": Stage("projector", "all", TopKAttention(), HALF)})
         with pytest.raises(SaintpruneError, match="Use site=language"), VLM(build(name)).pruned(plan):

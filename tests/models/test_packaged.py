@@ -31,7 +31,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 
 def backbone_by_reference(images: np.ndarray) -> np.ndarray:
     """Run the graph's own nodes up to the last norm in onnx's NumPy interpreter; (1, 3, 224, 224) -> (1, 257, 384)."""
-    model = onnx.load(str(packaged.find_onnx(ENTRY)))
+    model = onnx.load(str(packaged.find_file(ENTRY)))
     wanted, nodes = {FEATURES}, []
     for node in reversed(model.graph.node):
         if wanted & set(node.output):
@@ -58,7 +58,7 @@ def test_timm_gives_the_graphs_features() -> None:
 
 
 def test_the_conversion_is_the_published_one() -> None:
-    tensors = state_dict_from_onnx(packaged.find_onnx(ENTRY))
+    tensors = state_dict_from_onnx(packaged.find_file(ENTRY))
     assert packaged.tensor_digest(tensors) == ENTRY.tensors_sha256
     assert tensors["pos_embed"].shape == (1, 1370, 384) and tensors["blocks.11.attn.qkv.weight"].shape == (1152, 384)
 

@@ -246,7 +246,7 @@ class HFDecoder:
         reads = step.stage.method.reads
         keys = tap.new.mean(1, dtype=torch.float32) if "keys" in reads else None  # (b, kv, m, c) -> (b, m, c)
         valid = prompt.valid if held is None else held.valid
-        row = cache(partial(_attention_row, layer.self_attn, queries, view.embeddings, tap, prompt.valid, valid))
+        row = cache(partial(attention_row, layer.self_attn, queries, view.embeddings, tap, prompt.valid, valid))
         x, kept = run.reduce(step, number, x, prompt, keys, row if "importance" in reads else None)
         if kept is None:
             return x, None
@@ -361,7 +361,7 @@ def _count(cache_: Any, tokens: int, visual: bool) -> None:
         layer.unpruned = 0 if visual else layer.unpruned + tokens
 
 
-def _attention_row(
+def attention_row(
     attention: Any,
     queries: list[Tensor],
     embeddings: tuple[Tensor, Tensor],

@@ -14,6 +14,7 @@ from transformers.models.smolvlm.modeling_smolvlm import SmolVLMForConditionalGe
 from saintprune.adapters.hf_vision import HFVision
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan
+from saintprune.reduction.baselines import KeepAll
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,11 @@ def check_vision(net: Any, family: Family, tower: HFVision | None, plan: Plan) -
     Raises:
         SaintpruneError: patches are folded, or a stage prunes above the block whose output is read.
     """
-    stages = {name: stage for name, stage in plan.stages.items() if stage.site == "vision"}
+    stages = {
+        name: stage
+        for name, stage in plan.stages.items()
+        if stage.site == "vision" and not isinstance(stage.method, KeepAll)  # which prunes nothing, wherever it is
+    }
     if not stages:
         return
     name = next(iter(stages))
@@ -92,7 +97,7 @@ def check_vision(net: Any, family: Family, tower: HFVision | None, plan: Plan) -
             f" {family.folding}. Use site=projector or site=language"
         )
     last = last_read_block(net, tower.depth)
-    for layer, step in plan.at("vision", tower.depth).items():
+    for layer, step in Plan(stages).at("vision", tower.depth).items():
         if layer > last:
             raise SaintpruneError(
                 f"stages.{step.name}.layers has {layer}, but this model reads its features after block {last} of"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -21,35 +21,41 @@ class BenchmarkSettings:
         pairs: most pairs of an unpruned and a pruned pass.
         max_seconds: stop after about this time, but not before 5 pairs.
         warmup: passes of each kind that are not counted.
-        batches: different batches of images to go round.
+        batches: different batches of images (or prompts) to go round.
+        new_tokens: of a language model's answer: exactly so many where it is timed, at most where it is scored.
+        text_tokens: beside the image in a prompt of noise (dataset=synthetic).
     """
 
     pairs: int = 30
     max_seconds: float = 20.0
     warmup: int = 1
     batches: int = 2
+    new_tokens: int = 16
+    text_tokens: int = 64
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name, least in (("pairs", 1), ("max_seconds", 0), ("warmup", 0), ("batches", 1)):
+        limits = {"pairs": 1, "max_seconds": 0, "warmup": 0, "batches": 1, "new_tokens": 2, "text_tokens": 1}
+        for name, least in limits.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
 
 
 def time_in_turn(
-    arms: Mapping[str, Callable[[int], float]],
+    arms: Mapping[str, Callable[[int], float | Sequence[float]]],
     settings: BenchmarkSettings,
     advance: Callable[[float], None] = lambda share: None,
 ) -> dict[str, Tensor]:
     """Run every arm once per round, in an order that turns from round to round.
 
     Args:
-        arms: by name, a function that makes one pass over the batch of the given number and returns its seconds.
+        arms: by name, a function that makes one pass over the batch of the given number and returns its seconds, or
+            several numbers of seconds.
         settings: rounds, time limit, warm-up and number of batches.
         advance: is told the share of the work that is done, 0..1.
 
     Returns:
-        Seconds of each arm, float64 [rounds].
+        Seconds of each arm, float64 [rounds], or [rounds, numbers].
     """
     for _ in range(settings.warmup):
         for arm in arms.values():
@@ -71,15 +77,15 @@ def time_in_turn(
 def pass_seconds(net: nn.Module, images: Tensor, context: AbstractContextManager[object]) -> float:
     """Time one pass in a context; entering and leaving it is not part of the time."""
     with context:
-        _synchronise(images.device)
-        started = time.perf_counter()
+        started = clock(images.device)
         net(images)
-        _synchronise(images.device)
-        return time.perf_counter() - started
+        return clock(images.device) - started
 
 
-def _synchronise(device: torch.device) -> None:
+def clock(device: torch.device) -> float:
+    """Return the time in seconds, once the device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+    return time.perf_counter()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +15,28 @@ def _cpu_attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape
     return sdpa_flop_count(query, key, value)
 
 
+Result = TypeVar("Result")
 _EXTRA = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention_flops}
 
 
 @torch.no_grad()
+def flops_of(work: Callable[[], Result]) -> tuple[int, Result]:
+    """Do some work and return its FLOPs and its result.
+
+    Matrix products, convolutions and attention count (causal attention as if it were full); element-wise operations do
+    not.
+    """
+    with FlopCounterMode(display=False, custom_mapping=_EXTRA) as counter:
+        result = work()
+    return counter.get_total_flops(), result
+
+
 def count_flops(net: nn.Module, images: Tensor) -> tuple[float, Tensor]:
     """Return the FLOPs per image of one forward pass, selection of tokens included, and the pass's output.
-
-    Matrix products, convolutions and attention count; element-wise operations do not.
 
     Args:
         net: the network; inside `pruned()` its pruned forward is counted.
         images: [B, C, H, W].
     """
-    with FlopCounterMode(display=False, custom_mapping=_EXTRA) as counter:
-        output = net(images)
-    return counter.get_total_flops() / len(images), output
+    flops, output = flops_of(lambda: net(images))
+    return flops / len(images), output

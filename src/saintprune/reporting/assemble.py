@@ -52,3 +52,64 @@ def _arm(
         "peak_memory_mib": timed.get("peak_memory_mib"),
         "share_of_peak": share_of_peak(timed["throughput"] * timed["gflops"] * 1e9) if timed else None,
     }
+
+
+def vlm_figures(
+    scores: dict[str, Any] | None,
+    timing: dict[str, Any] | None,
+    share_of_peak: Callable[[float], float | None] = lambda flops_per_second: None,
+) -> dict[str, Any]:
+    """Return the record's figures of a vision-language model; what was not measured is None.
+
+    Args:
+        scores: the fields of `evaluation.vqa_summary.VQAScores`.
+        timing: the fields of `evaluation.vlm_timing.VLMTiming`.
+        share_of_peak: maps FLOP/s to a share of what the hardware could do.
+    """
+    scores, timing = dict(scores or {}), dict(timing or {})
+    arms = {}
+    for name in ("baseline", "pruned"):
+        # tokens of the scored questions, where there are any, stand in for those of the timed batches
+        found = {**dict.fromkeys(_ARM), **timing.pop(name, {}), **scores.pop(name, {})}
+        rate = found["throughput"]
+        arms[name] = found | {"share_of_peak": share_of_peak(rate * found["gflops"] * 1e9) if rate else None}
+    before, after = arms.values()
+    delta = {key: timing.pop(key, None) for key in _RATIOS}
+    return {
+        "num_samples": scores.get("num_samples", 0),
+        **arms,
+        "delta": {
+            "accuracy": _change(before["accuracy"], after["accuracy"]),
+            "accuracy_ci95": scores.get("accuracy_change_ci95"),
+            "likelihood_accuracy": _change(before["likelihood_accuracy"], after["likelihood_accuracy"]),
+            "likelihood_accuracy_ci95": scores.get("likelihood_accuracy_change_ci95"),
+            **delta,
+            "gflops_ratio": _ratio(before["gflops"], after["gflops"]),
+            "gflops_prefill_ratio": _ratio(before["gflops_prefill"], after["gflops_prefill"]),
+            "kv_cache_ratio": _ratio(before["kv_cache_bytes"], after["kv_cache_bytes"]),
+        },
+        "selector_overhead": timing.get("selector_overhead"),
+        "agreement": scores.get("agreement"),
+        "likelihood_agreement": scores.get("likelihood_agreement"),
+        "samples_by_kind": scores.get("samples_by_kind"),
+        "extrapolated": timing.pop("extrapolated", None),
+        "benchmark": timing or None,
+    }
+
+
+_ARM = (
+    "accuracy", "accuracy_by_kind", "likelihood_accuracy", "likelihood_accuracy_by_kind", "throughput", "ttft_seconds",
+    "tower_seconds", "ms_per_token", "answer_seconds", "gflops", "gflops_prefill", "gflops_decode_per_token",
+    "kv_cache_bytes", "peak_memory_mib", "tokens_per_layer", "visual_tokens_per_layer", "tower_tokens_per_block",
+)  # fmt: skip
+_RATIOS = (
+    "speedup", "speedup_ci95", "ttft_speedup", "ttft_speedup_ci95", "decode_speedup", "decode_speedup_ci95",
+)  # fmt: skip
+
+
+def _change(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
+
+
+def _ratio(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after / before

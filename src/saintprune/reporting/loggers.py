@@ -46,7 +46,10 @@ def log_record(logger: Logger, record: RunRecord) -> None:
 
 def flat_figures(record: dict[str, Any], prefix: str = "") -> dict[str, float]:
     """Return the numbers of a record's results as one level: `pruned/accuracy`, `delta/speedup_ci95/0`, …"""
-    parts = ("baseline", "pruned", "delta", "benchmark", "agreement", "output_cosine", "selector_overhead")
+    parts = (
+        "baseline", "pruned", "delta", "benchmark", "agreement", "likelihood_agreement", "output_cosine",
+        "selector_overhead",
+    )  # fmt: skip
     found: dict[str, float] = {}
     for key, value in record.items():
         if not prefix and key not in (*parts, "num_samples"):

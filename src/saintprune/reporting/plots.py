@@ -34,7 +34,7 @@ def sweep_figure(records: Sequence[RunRecord], path: Path) -> Path | None:
         for record in timed:
             if (value := measure(record)) is not None:
                 _point(axis, record, 100 * value)
-        axis.set(xlabel="speed-up over unpruned", ylabel=label)
+        axis.set(xlabel=_what_is_faster(timed), ylabel=label)
         axis.grid(alpha=0.3)
     _unpruned_lines(axes[0], timed) if panels[0][0].startswith("accuracy") else None
     axes[-1].legend(fontsize="small", loc="best")
@@ -42,6 +42,15 @@ def sweep_figure(records: Sequence[RunRecord], path: Path) -> Path | None:
     figure.savefig(path, dpi=160)
     figure.savefig(path.with_suffix(".svg"))
     return path
+
+
+def _what_is_faster(records: Sequence[RunRecord]) -> str:
+    """Return the label of the speed-up; of a language model it is that of an answer of some length."""
+    lengths = {(record.benchmark or {}).get("new_tokens") for record in records}
+    if lengths == {None}:
+        return "speed-up over unpruned"
+    tokens = f" of {lengths.pop()} tokens" if len(lengths) == 1 else ""
+    return f"speed-up of an answer{tokens} over unpruned"
 
 
 def _point(axis, record: RunRecord, value: float) -> None:

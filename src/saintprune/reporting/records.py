@@ -15,7 +15,10 @@ from typing import Any
 from saintprune.errors import SaintpruneError
 
 SCHEMA_VERSION = 1
-PACKAGES = ("saintprune", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
+PACKAGES = (
+    "saintprune", "torch", "torchvision", "timm", "transformers", "gguf", "lightning", "torchmetrics", "hydra-core",
+    "numpy", "pillow",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,15 @@ class RunRecord:
     `baseline` and `pruned` hold accuracy (0..1), throughput (images/s), gflops (per image, 2 per multiply-add),
     tokens_per_layer (mean per sample that leave each block) and peak_memory_mib; `delta` holds accuracy,
     accuracy_ci95, speedup, speedup_ci95 and gflops_ratio.
+
+    Of a vision-language model, `baseline` and `pruned` hold accuracy (0..1, exact match of generated answers),
+    likelihood_accuracy (the likeliest candidate is right), both also by_kind, throughput (answers/s), ttft_seconds
+    (to the first token), tower_seconds (the part of tower and projector), ms_per_token (each further token),
+    answer_seconds, gflops (per answer), gflops_prefill, gflops_decode_per_token, kv_cache_bytes (per sample, after the
+    prompt), tokens_per_layer (that leave each decoder layer, text included), visual_tokens_per_layer,
+    tower_tokens_per_block and peak_memory_mib. There `delta.speedup` is that of a whole answer of
+    `benchmark.new_tokens` tokens, ttft_speedup and decode_speedup are those of its parts, and selector_overhead is a
+    share of the time to the first token. `extrapolated` tells from how many layers the figures were predicted.
     """
 
     task: str
@@ -38,6 +50,9 @@ class RunRecord:
     selector_overhead: float | None = None
     agreement: float | None = None
     output_cosine: float | None = None
+    likelihood_agreement: float | None = None
+    samples_by_kind: dict[str, int] | None = None
+    extrapolated: dict[str, Any] | None = None
     benchmark: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     hardware: dict[str, Any] = field(default_factory=dict)

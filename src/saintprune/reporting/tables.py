@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from saintprune.reporting.cells import accuracy_change, mean_tokens, number, percent, ratio, speedup
 from saintprune.reporting.records import RunRecord
+from saintprune.reporting.vlm_table import Row, vlm_rows
+
+__all__ = ["layers_line", "number", "percent", "run_table", "sweep_table"]
 
 
 def run_table(record: RunRecord) -> Table:
     """Return the table of one run."""
-    table = Table(title=f"{record.model} on {record.dataset}, pruning={record.pruning}", title_justify="left")
+    title = f"{record.model} on {record.dataset}, pruning={record.pruning}{_extrapolated(record)}"
+    table = Table(title=title, title_justify="left")
     for name in ("", "unpruned", "pruned", "change"):
         table.add_column(name, justify="left" if not name else "right")
-    baseline, pruned, delta = record.baseline, record.pruned, record.delta
-    table.add_row("accuracy", percent(baseline["accuracy"]), percent(pruned["accuracy"]), _accuracy_change(delta))
-    table.add_row("same answer as unpruned", "", percent(record.agreement), "")
-    table.add_row("images per second", number(baseline["throughput"]), number(pruned["throughput"]), _speedup(delta))
-    table.add_row("GFLOPs per image", number(baseline["gflops"]), number(pruned["gflops"]), _ratio(delta))
-    table.add_row("tokens per layer, mean", *(_mean_tokens(arm["tokens_per_layer"]) for arm in (baseline, pruned)), "")
-    table.add_row("peak memory, MiB", number(baseline["peak_memory_mib"]), number(pruned["peak_memory_mib"]), "")
-    table.add_row("selecting, share of the pass", "", percent(record.selector_overhead, 2), "")
+    for row in vlm_rows(record) if "ttft_seconds" in record.baseline else _image_rows(record):
+        table.add_row(*row)
     return table
+
+
+def _image_rows(record: RunRecord) -> Iterator[Row]:
+    """Yield the rows of a network that sees images alone."""
+    baseline, pruned, delta = record.baseline, record.pruned, record.delta
+    yield "accuracy", percent(baseline["accuracy"]), percent(pruned["accuracy"]), accuracy_change(delta)
+    yield "same answer as unpruned", "", percent(record.agreement), ""
+    yield "images per second", number(baseline["throughput"]), number(pruned["throughput"]), speedup(delta)
+    yield "GFLOPs per image", number(baseline["gflops"]), number(pruned["gflops"]), ratio(delta)
+    before, after = (mean_tokens(arm["tokens_per_layer"]) for arm in (baseline, pruned))
+    yield "tokens per layer, mean", before, after, ""
+    yield "peak memory, MiB", number(baseline["peak_memory_mib"]), number(pruned["peak_memory_mib"]), ""
+    yield "selecting, share of the pass", "", percent(record.selector_overhead, 2), ""
 
 
 def layers_line(tokens: Sequence[float] | None) -> str:
@@ -50,46 +62,16 @@ def sweep_table(records: Sequence[RunRecord]) -> Table:
         name = record.pruning.removeprefix(f"{record.model}/")
         name = name if len(shared) == 1 else f"{record.model} {record.dataset} {name}"
         table.add_row(
-            name,
+            name + _extrapolated(record),
             percent(record.pruned["accuracy"]),
-            _accuracy_change(record.delta, interval=False),
+            accuracy_change(record.delta, interval=False),
             percent(record.agreement),
-            _ratio(record.delta),
-            _speedup(record.delta),
+            ratio(record.delta),
+            speedup(record.delta),
         )
     return table
 
 
-def percent(value: float | None, digits: int = 1) -> str:
-    """Return a share as per cent, or "-"."""
-    return "-" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def number(value: float | None) -> str:
-    """Return a number with three significant digits or so, or "-"."""
-    return "-" if value is None else f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
-
-
-def _accuracy_change(delta: dict, interval: bool = True) -> str:
-    if delta.get("accuracy") is None:
-        return "-"
-    change = f"{100 * delta['accuracy']:+.1f}"
-    if not interval or delta.get("accuracy_ci95") is None:
-        return change
-    low, high = delta["accuracy_ci95"]
-    return f"{change} ({100 * low:+.1f} to {100 * high:+.1f})"
-
-
-def _speedup(delta: dict) -> str:
-    if delta.get("speedup") is None:
-        return "-"
-    low, high = delta["speedup_ci95"]
-    return f"{delta['speedup']:.2f}x ({low:.2f}–{high:.2f})"
-
-
-def _ratio(delta: dict) -> str:
-    return "-" if delta.get("gflops_ratio") is None else f"{delta['gflops_ratio']:.2f}x"
-
-
-def _mean_tokens(tokens: Sequence[float] | None) -> str:
-    return "-" if not tokens else f"{sum(tokens) / len(tokens):.1f}"
+def _extrapolated(record: RunRecord) -> str:
+    """Return what a table says of figures that were predicted."""
+    return "" if record.extrapolated is None else f", extrapolated from {record.extrapolated['sampled_layers']} layers"

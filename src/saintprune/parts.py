@@ -1,0 +1,55 @@
+"""The objects of one run, and how it speaks while it lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from saintprune.evaluation.timing import BenchmarkSettings
+from saintprune.hardware import HardwareProfile
+from saintprune.plan import Plan
+
+console = Console()
+
+
+@dataclass
+class Parts:
+    """The objects of one run.
+
+    Attributes:
+        cfg: the composed config.
+        names: how dataset and pruning are called in the record.
+        hardware: the profile.
+        device: of it.
+        data: a data module, set up.
+        model: a `LoadedModel` or a `LoadedVLM`.
+        adapter: a `ViTAdapter` or a `VLM` around its network.
+        plan: what to prune.
+        settings: of the benchmark.
+        unpruned: what a vision-language model answered untouched, by number of the batch; filled as it is asked.
+    """
+
+    cfg: Any
+    names: dict[str, str]
+    hardware: HardwareProfile
+    device: torch.device
+    data: Any
+    model: Any
+    adapter: Any
+    plan: Plan
+    settings: BenchmarkSettings
+    unpruned: dict[int, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[float], None]]:
+    """Show a progress bar; yield the function that moves it to a share of the work."""
+    with Progress(console=console, transient=True) as bar:
+        job = bar.add_task(what, total=1.0)
+        yield lambda share: bar.update(job, completed=share)
