@@ -10,8 +10,9 @@ import re
 import sys
 from pathlib import Path
 
+from saintprune.reporting.cells import percent, ratio, speedup
 from saintprune.reporting.records import RunRecord
-from saintprune.reporting.tables import layers_line, percent
+from saintprune.reporting.tables import layers_line
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- /results -->)", re.DOTALL)
@@ -23,6 +24,9 @@ def table(folder: Path) -> str:
     records = [RunRecord.read(path) for path in folder.glob("*.json")]
     if not records:
         raise SystemExit(f"{folder} holds no record")
+    first = records[0]
+    if "ttft_seconds" in first.baseline:
+        return questions_table(sorted(records, key=by_share_and_mode))
     records.sort(key=lambda record: (-(record.agreement or 0.0), record.pruning))
     first = records[0]
     unpruned = f"| unpruned | {percent(first.baseline['accuracy'])} | | | {first.baseline['gflops']:.1f} | 1 | "
@@ -31,7 +35,7 @@ def table(folder: Path) -> str:
 
 
 def row(record: RunRecord) -> str:
-    """Return one line of the table."""
+    """Return one line of the table of a network that looks at images."""
     delta = record.delta
     accuracy, speed = (f"({scale * low:+.1f} to {scale * high:+.1f})" for scale, (low, high) in
                        ((100, delta["accuracy_ci95"]), (1, delta["speedup_ci95"])))  # fmt: skip
@@ -47,13 +51,50 @@ def row(record: RunRecord) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def by_share_and_mode(record: RunRecord) -> tuple[str, str, float]:
+    """Return what the rows of a vision-language model are sorted by: "drop50/saint_vision" -> 50 %, vision, FLOPs."""
+    folder, _, name = record.pruning.rpartition("/")
+    return folder, name.rpartition("_")[2], record.pruned["gflops"] or 0.0
+
+
+def questions_table(records: list[RunRecord]) -> str:
+    """Return the Markdown table of a vision-language model's records; ratios are to the unpruned model in one run."""
+    first = records[0]
+    kinds = list(first.baseline["accuracy_by_kind"] or {})
+    header = [
+        "pruning", *kinds, "same answers", "image tokens, mean", "GFLOPs", "first token (95 %)",
+        "further tokens (95 %)", "KV cache", "peak MiB",
+    ]  # fmt: skip
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|", questions_row(first, "baseline", kinds)]
+    return (
+        "\n".join([*lines, *(questions_row(record, "pruned", kinds) for record in records)])
+        + f"\n\n{caption(records)}\n"
+    )
+
+
+def questions_row(record: RunRecord, arm: str, kinds: list[str]) -> str:
+    """Return one line of a vision-language model's table."""
+    found, delta, unpruned = getattr(record, arm), record.delta, arm == "baseline"
+    cells = [
+        "unpruned" if unpruned else record.pruning,
+        *(percent(found["accuracy_by_kind"][kind]) for kind in kinds),
+        "" if unpruned else percent(record.agreement),
+        f"{sum(found['visual_tokens_per_layer']) / len(found['visual_tokens_per_layer']):.0f}",
+        f"{found['gflops']:.0f}",
+        f"{1e3 * found['ttft_seconds']:.0f} ms" if unpruned else speedup(delta, "ttft_speedup"),
+        f"{found['ms_per_token']:.0f} ms" if unpruned else speedup(delta, "decode_speedup"),
+        f"{found['kv_cache_bytes'] / 2**20:.1f} MiB" if unpruned else ratio(delta, "kv_cache_ratio"),
+        f"{found['peak_memory_mib']:.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
 def caption(records: list[RunRecord]) -> str:
     """Return what all records of a table share."""
     first = records[0]
+    what = "questions about test images" if "ttft_seconds" in first.baseline else "test images"
     device = f"{first.hardware['device']}, {first.hardware['precision']}, batches of {first.hardware['batch_size']}"
-    return (
-        f"{first.model} on {first.dataset}, {first.num_samples} test images; {device}; torch {first.versions['torch']}."
-    )
+    return f"{first.model} on {first.dataset}, {first.num_samples} {what}; {device}; torch {first.versions['torch']}."
 
 
 def main() -> None:

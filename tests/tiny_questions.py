@@ -25,7 +25,7 @@ class Model:
 
 
 def load(depth: int = 4, published: int | None = None, reads: bool = True) -> Model:
-    """Return the model; with `published`, as if its layers were some of so many; `reads`: whether it has a processor."""
+    """Return the model; with `published`, as if its layers were some of so many; without `reads`, no processor."""
     tiny = tiny_vlm.load(depth)
     source = {"weights": "random"}
     if published is not None:

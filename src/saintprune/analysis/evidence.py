@@ -44,7 +44,9 @@ class Evidence:
         simpler, three = self.found.simpler, self.found.segments[3]
         name = "a smooth drift" if simpler is self.found.smooth else _SEGMENTS[len(simpler.ends)]
         if self.found.gain <= 0:
-            self._fail(f"{name} describes the curves better ({simpler.score:.0f} against {three.score:.0f})")
+            self._fail(
+                f"a better description is {name} (score {simpler.score:.0f}, that of three segments {three.score:.0f})"
+            )
             return
         p = self._p("simpler", p_simpler(self.found, self.draws, self._rng(0)))
         if p > CHANCE:
@@ -78,7 +80,7 @@ class Evidence:
         self.stability, self.intervals = (first, second), _intervals(drawn, boundaries)
         self.layer_intervals = _intervals(boundaries_of_redrawn(self.found, self.draws, self._rng(5)), boundaries)
         if min(self.stability) < STABLE:
-            self._fail(f"with other images a boundary stays within one layer in {min(self.stability):.0%} only")
+            self._fail(f"with other images a boundary stays within one layer in {min(self.stability):.1%} of the draws only")
 
     def learnt(self) -> None:
         """Random weights must not gain as much from three segments."""

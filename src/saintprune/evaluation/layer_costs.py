@@ -32,6 +32,10 @@ class Cost:
         """Return what an answer needs."""
         return self.first + (tokens - 1) * self.step
 
+    def seconds(self, tokens: int) -> Tensor:
+        """Return [rounds, 3]: to the first token, for a further one, and for an answer."""
+        return torch.stack([self.first, self.step, self.answer(tokens)], dim=1)
+
 
 def handful(numbers: Sequence[int]) -> list[int]:
     """Return at most `HANDFUL` of rising numbers, evenly spread, the first and the last among them."""

@@ -13,13 +13,13 @@ from torch import Tensor
 from saintprune.adapters.vlm import VLM
 from saintprune.evaluation.layer_costs import Cost, Costs, handful, total
 from saintprune.evaluation.layer_parts import Parts, Work
-from saintprune.evaluation.layer_paths import Depths, TokenPath, check, follow
+from saintprune.evaluation.layer_paths import Depths, Selection, TokenPath, check, follow
 from saintprune.evaluation.timing import BenchmarkSettings, clock, time_in_turn
 from saintprune.evaluation.vlm_noise import noise_prompts
-from saintprune.evaluation.vlm_timing import VLMArm, VLMTiming, faster_for_tokens
+from saintprune.evaluation.vlm_timing import VLMArm, VLMTiming, ratios
 from saintprune.metrics.flops import flops_of
-from saintprune.metrics.intervals import bootstrap, median
-from saintprune.plan import Plan
+from saintprune.metrics.intervals import median
+from saintprune.plan import SITES, Plan
 
 
 class LayerSampling:
@@ -65,27 +65,17 @@ class LayerSampling:
         seconds = self.predict(self.measure(works, advance))
         length = self.settings.new_tokens
         arms = {name: self._arm(name, seconds[name], flops[name]) for name in self.paths}
-        before, after = seconds["baseline"], seconds["pruned"]
-        whole, first = before.answer(length) / after.answer(length), before.first / after.first
+        after = seconds["pruned"]
         selecting = median(after.selecting).item()
         return VLMTiming(
             **arms,
-            speedup=median(whole).item(),
-            speedup_ci95=bootstrap(whole, median),
-            ttft_speedup=median(first).item(),
-            ttft_speedup_ci95=bootstrap(first, median),
-            decode_speedup=median(before.step / after.step).item(),
-            decode_speedup_ci95=bootstrap(before.step / after.step, median),
-            faster_for_tokens=faster_for_tokens(
-                median(before.first - after.first).item(), median(before.step - after.step).item()
-            ),
+            **ratios(seconds["baseline"].seconds(length), after.seconds(length)),
             efficiency=median((after.first - after.selecting) / after.first).item(),
             selector_seconds=selecting,
-            selector_overhead=selecting / median(after.first).item(),
-            selector_share_of_baseline=selecting / median(before.first).item(),
+            selector_overhead=selecting / arms["pruned"].ttft_seconds,
+            selector_share_of_baseline=selecting / arms["baseline"].ttft_seconds,
             new_tokens=length,
             prompt_tokens=float(self.text + self.paths["baseline"].entry),
-            pairs=len(whole),
             batch_size=1,
             extrapolated={
                 "sampled_layers": self.adapter.depth,
@@ -114,9 +104,9 @@ class LayerSampling:
             ("step", parts.layer_step, [held for path in both for held in self._held(path)]),
         ):
             made |= {(kind, count): part(count) for count in handful(sorted(set(counts)))}
-        selections = self.paths["pruned"].selections
-        for number in handful(range(len(selections))):
-            made["select", number] = selections[number].prepare()
+        for site in SITES:
+            selections = self._selections(self.paths["pruned"], site)
+            made |= {(f"select {site}", n): selections[n].prepare() for n in handful(range(len(selections)))}
         return made
 
     def predict(self, costs: Costs) -> dict[str, Cost]:
@@ -132,7 +122,7 @@ class LayerSampling:
             + total("mlp", path.tower[1:], costs)
         ) / len(self.parts.blocks)
         layers = total("layer", [self.text + count for count in path.decoder[:-1]], costs) / self.adapter.depth
-        selecting = {site: self._selecting(path, costs, site) for site in ("vision", "projector", "language")}
+        selecting = {site: self._selecting(path, costs, site) for site in SITES}
         # the frame has the projector at all patches
         frame = costs["pruned frame" if pruned else "frame", 0]
         frame = frame - costs["project", path.entry] + costs["project", last]
@@ -142,8 +132,12 @@ class LayerSampling:
         return Cost(frame + blocks + layers + every, step, tower, every)
 
     def _selecting(self, path: TokenPath, costs: Costs, site: str) -> Tensor:
-        numbers = [number for number, found in enumerate(path.selections) if found.site == site]
-        return total("select", numbers, costs) if numbers else torch.zeros_like(costs["frame", 0])
+        count = len(self._selections(path, site))
+        return total(f"select {site}", range(count), costs) if count else torch.zeros_like(costs["frame", 0])
+
+    @staticmethod
+    def _selections(path: TokenPath, site: str) -> list[Selection]:
+        return [selection for selection in path.selections if selection.site == site]
 
     def _held(self, path: TokenPath) -> list[int]:
         """Return the tokens that each decoder layer's cache holds after the prompt."""

@@ -27,9 +27,9 @@ from saintprune.evaluation.vlm_passes import (
     see_images,
     unpruned_counts,
 )
-from saintprune.evaluation.vlm_timing import VLMArm, VLMTiming, faster_for_tokens
+from saintprune.evaluation.vlm_timing import VLMArm, VLMTiming, ratios
 from saintprune.metrics.flops import flops_of
-from saintprune.metrics.intervals import bootstrap, median
+from saintprune.metrics.intervals import median
 from saintprune.metrics.memory import peak_memory
 from saintprune.plan import Plan
 
@@ -64,24 +64,16 @@ class VLMBenchmark:
         advance(0.9)
         pruned = self._arm("pruned", times["pruned"])
         advance(1.0)
-        (first, step, whole), middle = (times["baseline"] / times["pruned"])[:, :3].T, _medians(times)
         return VLMTiming(
             baseline=baseline,
             pruned=pruned,
-            speedup=median(whole).item(),
-            speedup_ci95=bootstrap(whole, median),
-            ttft_speedup=median(first).item(),
-            ttft_speedup_ci95=bootstrap(first, median),
-            decode_speedup=median(step).item(),
-            decode_speedup_ci95=bootstrap(step, median),
-            faster_for_tokens=faster_for_tokens(*(middle["baseline"] - middle["pruned"])[:2].tolist()),
+            **ratios(times["baseline"][:, :3], times["pruned"][:, :3]),
             efficiency=median(times["ideal"][:, 0] / times["pruned"][:, 0]).item(),
             selector_seconds=selector,
             selector_overhead=selector / pruned.ttft_seconds,
             selector_share_of_baseline=selector / baseline.ttft_seconds,
             new_tokens=self.settings.new_tokens,
             prompt_tokens=baseline.tokens_per_layer[0],
-            pairs=len(whole),
             batch_size=self.batch_size,
         )
 
@@ -160,11 +152,6 @@ class VLMBenchmark:
         """Return the context of an arm; the baseline is the model as nobody has touched it."""
         plan = self.plans[batch][arm]
         return nullcontext() if plan is None else self.adapter.pruned(plan)
-
-
-def _medians(times: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the median of each number [rounds, numbers] of each arm."""
-    return {name: median(values.T) for name, values in times.items()}
 
 
 def _mean(rows: Sequence[list[float]]) -> list[float]:

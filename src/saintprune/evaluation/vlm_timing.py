@@ -6,6 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
+from saintprune.metrics.intervals import bootstrap, median
+
 
 @dataclass(frozen=True)
 class VLMArm:
@@ -86,6 +90,20 @@ class VLMTiming:
     pairs: int
     batch_size: int
     extrapolated: dict[str, Any] | None = None
+
+
+def ratios(before: Tensor, after: Tensor) -> dict[str, Any]:
+    """Return the fields of `VLMTiming` that set the two arms side by side.
+
+    Args:
+        before: [rounds, 3], the unpruned seconds to the first token, of a further token, and of an answer.
+        after: the same, pruned.
+    """
+    found: dict[str, Any] = {}
+    for name, values in zip(("ttft_speedup", "decode_speedup", "speedup"), (before / after).T, strict=True):
+        found |= {name: median(values).item(), f"{name}_ci95": bootstrap(values, median)}
+    saved = median(before.T) - median(after.T)
+    return found | {"faster_for_tokens": faster_for_tokens(saved[0].item(), saved[1].item()), "pairs": len(before)}
 
 
 def faster_for_tokens(first_saved: float, step_saved: float) -> tuple[int, int | None] | None:
