@@ -18,9 +18,17 @@ from saintprune.reduction import LayerState, Reduction
 
 @dataclass(eq=False)
 class View:
-    """What one layer attends with: its mask, its rotary embeddings, and ids by which kernels unpack sequences."""
+    """What one layer attends with.
+
+    Attributes:
+        mask: in the form that the implementation of attention takes.
+        valid: [B, L] bool over cached and new tokens, False marks padding; None means that all are real.
+        embeddings: rotary cosines and sines of the new tokens.
+        position_ids: by which kernels unpack sequences; None where they have gaps.
+    """
 
     mask: Any
+    valid: Tensor | None
     embeddings: tuple[Tensor, Tensor]
     position_ids: Tensor | None
 

@@ -217,7 +217,7 @@ class HFDecoder:
                 **kwargs,
             )
             if held is not None:
-                held.valid = joined(held.valid, prompt.valid, before, prompt.length, prompt.batch, prompt.device)
+                held.valid = view.valid
             kept = None
             if step is not None and tap is not None:
                 out, kept = self._reduced(run, step, number, out, prompt, tap, held, layer, queries, view)
@@ -263,21 +263,26 @@ class HFDecoder:
         if key not in run.views:
             past = None if held is None else held.valid
             valid = joined(past, prompt.valid, before, prompt.length, prompt.batch, prompt.device)
-            mask = create_causal_mask(
-                config=self.net.config,
-                inputs_embeds=x,
-                attention_mask=valid,
-                past_key_values=cast(Cache, _Past(before)),
-                layer_idx=0,
-            )
             untouched = not history and not prompt.version
             embeddings = run.embeddings
             assert embeddings is not None
             if self.compact and not untouched:
                 embeddings = self._renumbered(x, prompt, past, before)
             # kernels that unpack sequences by their position ids would take gaps for new sequences
-            run.views[key] = View(mask, embeddings, ids if untouched else None)
+            run.views[key] = View(self._mask(x, valid, before), valid, embeddings, ids if untouched else None)
         return run.views[key]
+
+    def _mask(self, x: Tensor, valid: Tensor | None, before: int) -> Any:
+        """Return the causal mask of tokens x [B, M, D] that follow `before` cached ones."""
+        if x.shape[1] == 1 and self.net.config._attn_implementation == "sdpa":  # a step of decoding, layer by layer
+            return None if valid is None else valid[:, None, None]
+        return create_causal_mask(
+            config=self.net.config,
+            inputs_embeds=x,
+            attention_mask=valid,
+            past_key_values=cast(Cache, _Past(before)),
+            layer_idx=0,
+        )
 
     def _renumbered(self, x: Tensor, prompt: Prompt, past: Tensor | None, before: int) -> tuple[Tensor, Tensor]:
         """Return rotary embeddings for what is left, numbered on from what the layer's cache holds."""

@@ -83,6 +83,22 @@ def smooth(curves: np.ndarray) -> Fit:
     return Fit((layers,), fitted[best, curve], squares[best, curve], coefficients[best], float(each[best, curve].sum()))
 
 
+def walk(curves: np.ndarray) -> Fit:
+    """Return the description as a random walk: every layer adds a step that owes nothing to the others.
+
+    Each curve is foretold by its value one layer before; only the first value is a coefficient. Sums of random steps
+    look as if they had stages, as any chart of prices does, and a residual network is a sum of steps.
+
+    Args:
+        curves: [M, L], standardised.
+    """
+    layers = curves.shape[1]
+    before = np.concatenate([curves[:, :1], curves[:, :-1]], 1)
+    squares = ((curves - before) ** 2).sum(1) * layers / (layers - 1)
+    one = np.ones(len(curves))
+    return Fit((layers,), before, squares, one, float(scores(squares, one, layers).sum()))
+
+
 def monotone(curves: np.ndarray) -> Fit:
     """Return the best monotone description: each curve only rises or only falls (isotonic regression).
 

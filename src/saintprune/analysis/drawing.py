@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+YELLOW = "#F0E442"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P")
-STAGES = (SKY, ORANGE, GREEN)
+STAGES = (PURPLE, YELLOW, GREEN)
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -85,9 +86,9 @@ def shade(axis: Axes, verdict: Verdict | None) -> None:
         return
     if verdict.three_stages:
         for (start, end), colour in zip(verdict.spans, STAGES, strict=True):
-            axis.axvspan(start - 0.5, end - 0.5, color=colour, alpha=0.13, lw=0, zorder=0)
-    for low, high in verdict.layer_intervals or ():
-        axis.axvspan(low - 0.5 - HAIR, high - 0.5 + HAIR, color="0.35", alpha=0.22, lw=0, zorder=0.5)
+            axis.axvspan(start - 0.5, end - 0.5, color=colour, alpha=0.2, lw=0, zorder=0)
+        for low, high in verdict.layer_intervals or ():
+            axis.axvspan(low - 0.5 - HAIR, high - 0.5 + HAIR, color="0.35", alpha=0.25, lw=0, zorder=0.5)
     for boundary in verdict.boundaries:
         axis.axvline(boundary - 0.5, color="0.25", ls="-" if verdict.three_stages else ":", lw=1.1, zorder=0.8)
 
@@ -110,7 +111,7 @@ def stage_legend(verdict: Verdict | None) -> list[Any]:
         ]
     label = "boundary" if verdict.three_stages else "best cut, not a boundary"
     found.append(Line2D([], [], color="0.25", ls="-" if verdict.three_stages else ":", lw=1.1, label=label))
-    if verdict.layer_intervals is not None:
+    if verdict.three_stages and verdict.layer_intervals is not None:
         found.append(Patch(color="0.35", alpha=0.3, lw=0, label="its 95 % interval"))
     return found
 
@@ -129,23 +130,23 @@ def picture(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tenso
 _WORDS = {
     "key_cosine": "cosine of keys",
     "state_cosine": "cosine of states",
-    "neighbour_cosine": "cosine with the nearest key",
-    "state_neighbour_cosine": "cosine with the nearest state",
+    "neighbour_cosine": "cosine with nearest key",
+    "state_neighbour_cosine": "cosine with nearest state",
     "effective_rank_keys": "effective rank of keys",
     "effective_rank_states": "effective rank of states",
-    "self_similarity": "cosine with itself before the block",
-    "cls_similarity": "cosine with the class (last) token",
-    "attention_entropy": "entropy of attention, of its maximum",
-    "attention_share": "share of attention to patches",
+    "self_similarity": "cosine with itself before",
+    "cls_similarity": "cosine with class (last) token",
+    "attention_entropy": "entropy of attention (of 1)",
+    "attention_share": "attention to patches",
     "norm_mean": "mean length",
     "norm_max_over_median": "longest over median length",
 }
 
 
 def words(metric: str) -> str:
-    """Return what a metric is called in figures and tables."""
+    """Return what a metric is called in figures and tables; see `saintprune.analysis.statistics.token_statistics`."""
     name, centred = metric.removesuffix("_centred"), metric.endswith("_centred")
     kind, _, threshold = name.partition("@")
-    known = {"edges": f"share of pairs ≥ {threshold}", "degree": f"neighbours ≥ {threshold}"}
+    known = {"edges": f"pairs of keys ≥ {threshold}", "degree": f"keys in reach ≥ {threshold}"}
     text = _WORDS.get(name, known.get(kind, name.replace("_", " ")))
-    return text + " (centred)" if centred else text
+    return text + ", centred" if centred else text

@@ -42,7 +42,7 @@ class Evidence:
     def fits(self) -> None:
         """Three segments must be better than what is simpler, by more than chance."""
         simpler, three = self.found.simpler, self.found.segments[3]
-        name = "a smooth drift" if simpler is self.found.smooth else _SEGMENTS[len(simpler.ends)]
+        name = self._simpler_name()
         if self.found.gain <= 0:
             self._fail(
                 f"a better description is {name} (score {simpler.score:.0f}, that of three segments {three.score:.0f})"
@@ -80,7 +80,9 @@ class Evidence:
         self.stability, self.intervals = (first, second), _intervals(drawn, boundaries)
         self.layer_intervals = _intervals(boundaries_of_redrawn(self.found, self.draws, self._rng(5)), boundaries)
         if min(self.stability) < STABLE:
-            self._fail(f"with other images a boundary stays within one layer in {min(self.stability):.1%} of the draws only")
+            self._fail(
+                f"with other images a boundary stays within one layer in {min(self.stability):.1%} of the draws only"
+            )
 
     def learnt(self) -> None:
         """Random weights must not gain as much from three segments."""
@@ -109,7 +111,7 @@ class Evidence:
             intervals=self.intervals,
             layer_intervals=self.layer_intervals,
             stability=self.stability,
-            scores={**scores, "smooth": self.found.smooth.score},
+            scores={**scores, "smooth": self.found.smooth.score, "walk": self.found.walk.score},
             p_values=self.p_values,
         )
 
@@ -125,8 +127,18 @@ class Evidence:
         called = ", ".join(name or "unnamed" for name in names)
         return (
             f"three stages ({called}) that begin at blocks 0, {boundaries[0]} and {boundaries[1]}: three segments"
-            f" describe the {len(self.samples.metrics)} metrics better than one, two or four and than a smooth drift"
+            f" describe the {len(self.samples.metrics)} metrics better than one, two, four, a smooth drift or a random"
+            " walk"
         )
+
+    def _simpler_name(self) -> str:
+        """Return what the best simpler description is called."""
+        simpler = self.found.simpler
+        if simpler is self.found.smooth:
+            return "a smooth drift"
+        if simpler is self.found.walk:
+            return "a random walk, to which each block adds a step of its own"
+        return "one segment" if len(simpler.ends) == 1 else "two segments"
 
     def _fail(self, reason: str) -> None:
         self.failures.append(reason)
@@ -137,9 +149,6 @@ class Evidence:
 
     def _rng(self, use: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, use])
-
-
-_SEGMENTS = {1: "one segment", 2: "two segments"}
 
 
 def _intervals(drawn: np.ndarray, boundaries: Sequence[int]) -> tuple[Pair, Pair]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saintprune.analysis.descriptions import Fit, monotone, smooth, standardise
+from saintprune.analysis.descriptions import Fit, monotone, smooth, standardise, walk
 from saintprune.analysis.segments import MOST, Search, by_table, segmented
 
 MONOTONE_STEP = 1.5  # degrees of freedom that a step of an isotonic regression uses (Meyer and Woodroofe 2000: 1 to 2)
@@ -26,23 +26,25 @@ class Descriptions:
         curves: [M, L], standardised.
         segments: by number of segments, 1 to 4.
         smooth: the drift without boundaries.
+        walk: the random walk.
     """
 
     curves: np.ndarray
     segments: dict[int, Fit]
     smooth: Fit
+    walk: Fit
 
     @classmethod
     def of(cls, curves: np.ndarray, most: int = MOST, search: Search = by_table) -> Descriptions:
         """Describe curves [M, L], which are standardised first, in up to `most` segments."""
         curves = standardise(curves)
         segments = {number: segmented(curves, number, search) for number in range(1, most + 1)}
-        return cls(curves, segments, smooth(curves))
+        return cls(curves, segments, smooth(curves), walk(curves))
 
     @property
     def simpler(self) -> Fit:
-        """The best of the descriptions that are simpler than three segments: one, two, or a drift."""
-        return min((self.segments[1], self.segments[2], self.smooth), key=lambda fit: fit.score)
+        """The best of the descriptions that are simpler than three segments: one, two, a drift, or a random walk."""
+        return min((self.segments[1], self.segments[2], self.smooth, self.walk), key=lambda fit: fit.score)
 
     @property
     def gain(self) -> float:
@@ -51,11 +53,15 @@ class Descriptions:
 
 
 def p_simpler(found: Descriptions, draws: int, rng: np.random.Generator) -> float:
-    """Return how often curves with fewer stages, or a smooth drift, gain as much from three segments."""
+    """Return how often curves of the best simpler description gain as much from three segments."""
     simpler = found.simpler
-    return _p_value(
-        found.gain, lambda: Descriptions.of(_drawn(found.curves, simpler, simpler.coefficients, rng), 3).gain, draws
-    )
+
+    def draw() -> np.ndarray:
+        if simpler is found.walk:
+            return _walked(found.curves, rng)
+        return _drawn(found.curves, simpler, simpler.coefficients, rng)
+
+    return _p_value(found.gain, lambda: Descriptions.of(draw(), 3).gain, draws)
 
 
 def p_more(found: Descriptions, draws: int, rng: np.random.Generator) -> float:
@@ -104,6 +110,13 @@ def _drawn(curves: np.ndarray, null: Fit, coefficients: np.ndarray, rng: np.rand
     layers = curves.shape[1]
     errors = (curves - null.fitted) / np.sqrt(np.maximum(layers - coefficients, 2))[:, None]
     return null.fitted + errors @ rng.normal(size=(layers, layers))
+
+
+def _walked(curves: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return random walks [M, L] with Gaussian steps that have the covariance of the curves' own."""
+    steps = np.diff(curves, axis=1)
+    drawn = steps @ rng.normal(size=(steps.shape[1], curves.shape[1])) / np.sqrt(steps.shape[1])
+    return drawn.cumsum(1)
 
 
 def _p_value(observed: float, draw: Callable[[], float], draws: int) -> float:

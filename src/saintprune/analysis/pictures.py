@@ -114,7 +114,9 @@ def survivors_figure(
             axes[row, 0].set_xlabel(f"{patches} patches", fontsize=8)
             for column, layer in enumerate(layers, start=1):
                 axes[row, column].imshow(faded(whole, left[layer], grid))
-                axes[row, column].set_xlabel(f"{len(left[layer])} ({len(left[layer]) / patches:.0%})", fontsize=8)
+                axes[row, column].set_xlabel(
+                    f"{len(left[layer])} ({100 * len(left[layer]) / patches:.0f} %)", fontsize=8
+                )
         for axis, layer in zip(axes[0], (None, *layers), strict=True):
             axis.set_title("image" if layer is None else f"after block {layer}", loc="center")
         for axis in axes.flatten():

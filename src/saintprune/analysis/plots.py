@@ -83,8 +83,17 @@ def _band(axis: Axes, values: np.ndarray) -> None:
 def heatmap_figure(
     curves: Curves, path: Path, verdict: Verdict | None = None, *, metrics: Sequence[str] | None = None, title: str = ""
 ) -> Path:
-    """Draw all metrics as rows, each standardised over the layers; its smallest and largest mean stand beside it."""
-    chosen = [name for name in metrics or curves.values if bool(curves.values[name].nanmean(0).isfinite().all())]
+    """Draw metrics as rows, each standardised over the layers; its smallest and largest mean stand beside it.
+
+    Args:
+        curves: of one part of a model.
+        path: of the PNG; the SVG stands beside it.
+        verdict: whose boundaries are drawn.
+        metrics: None is all but the degrees, which say what the shares of pairs say.
+        title: of the figure.
+    """
+    metrics = metrics or [name for name in curves.values if not name.startswith("degree@")]
+    chosen = [name for name in metrics if bool(curves.values[name].nanmean(0).isfinite().all())]
     means = np.stack([curves.values[name].nanmean(0).numpy() for name in chosen])
     with styled():
         figure, (axis,) = panels(1, 1, width=max(6.5, 2.7 + 0.3 * curves.layers), height=1.2 + 0.24 * len(chosen))
@@ -99,7 +108,7 @@ def heatmap_figure(
         right.spines["right"].set_visible(False)
         for boundary in (verdict.boundaries or ()) if verdict else ():
             axis.axvline(boundary - 0.5, color="black", ls="-" if verdict and verdict.three_stages else ":", lw=1.4)
-        bar = figure.colorbar(shown, ax=axis, shrink=0.8, aspect=30, pad=0.01, extend="both")
+        bar = figure.colorbar(shown, ax=axis, shrink=0.8, aspect=30, pad=0.03, extend="both")
         bar.set_label("standard deviations from the metric's mean over blocks")
         figure.suptitle(title or f"{curves.part}: metrics by block", fontsize=11, x=0.01, ha="left")
         return write(figure, path)
@@ -116,7 +125,9 @@ def distribution_figure(curves: Curves, path: Path, verdict: Verdict | None = No
             density = (share.numpy() / np.diff(edges)).T
             blocks = np.arange(curves.layers + 1) - 0.5
             shown = axis.pcolormesh(blocks, edges, np.sqrt(density), cmap="cividis", vmin=0, vmax=4, rasterized=True)
-            axis.plot(share.numpy() @ (edges[:-1] + edges[1:]) / 2, color="white", lw=1.2)
+            mean = share.numpy() @ (edges[:-1] + edges[1:]) / 2
+            axis.plot(mean, color="black", lw=2.6)
+            axis.plot(mean, color="white", lw=1.3)
             for boundary in (verdict.boundaries or ()) if verdict and verdict.three_stages else ():
                 axis.axvline(boundary - 0.5, color="white", lw=1)
             axis.set_title(words(name))
@@ -132,4 +143,4 @@ def distribution_figure(curves: Curves, path: Path, verdict: Verdict | None = No
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:.3g}".replace("-", "−")

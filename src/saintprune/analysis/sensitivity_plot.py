@@ -54,7 +54,7 @@ def sensitivity_figure(
             for method, colour, marker in zip(methods, COLOURS, MARKERS, strict=False)
         ]
         figure.legend(handles=[*entries, *stage_legend(verdict)], loc="outside lower center", ncols=5)
-        share = f"{rows[0].share:.0%} of the patches dropped at one block, {rows[0].samples} images"
+        share = f"{100 * rows[0].share:.0f} % of the patches dropped at one block, {rows[0].samples} images"
         figure.suptitle(title or share, fontsize=11, x=0.01, ha="left")
         return write(figure, path)
 

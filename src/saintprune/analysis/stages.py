@@ -2,8 +2,8 @@
 
 The question is put to the mean curves of several metrics jointly. There are three stages only if none of these fails:
 
-1. three segments cost less than one, two, or a smooth drift (`saintprune.analysis.descriptions` says what they cost),
-   and by more than such curves would gain by chance (`p_simpler`);
+1. three segments cost less than one, two, a smooth drift or a random walk (see `saintprune.analysis.descriptions`), and
+   by more than such curves would gain by chance (`p_simpler`);
 2. four segments are not better than three by more than chance (`p_more`);
 3. the curves are not all monotone (`p_monotone`);
 4. layers in a random order do not fit as well (`p_shuffled`);

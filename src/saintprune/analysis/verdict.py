@@ -19,7 +19,7 @@ class Verdict:
         metrics: those that were used.
         three_stages: the answer.
         reason: in words.
-        segments: number that is best supported, 1 to 4; 1 where a smooth drift is.
+        segments: number that is best supported, 1 to 4; 1 where a smooth drift or a random walk is.
         boundaries: first blocks of the second and third of the best three segments, also where the answer is no; None
             where there was nothing to cut.
         names: of these three segments, by their behaviour; None for one without.
@@ -27,7 +27,7 @@ class Verdict:
         layer_intervals: per boundary, of 95 % of the draws of the layers' deviations from the segments. They are the
             wider, where there are many images, and the better guide to another network of the kind.
         stability: per boundary, share of the draws of images in which it is found within one layer.
-        scores: what each description costs, by "1", "2", "3", "4" and "smooth"; lower is better.
+        scores: what each description costs, by "1", "2", "3", "4", "smooth" and "walk"; lower is better.
         p_values: by "simpler", "more", "monotone", "shuffled" and "random"; those that were computed.
     """
 

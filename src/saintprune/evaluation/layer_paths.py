@@ -71,7 +71,7 @@ def check(adapter: VLM, plan: Plan, depths: Depths) -> None:
         )
     last = depths.tower + min(-1, _read_layer(adapter))
     for layer, step in plan.at("vision", depths.tower).items():
-        if layer > last:
+        if layer > last and not isinstance(step.stage.method, KeepAll):
             raise SaintpruneError(
                 f"stages.{step.name}.layers has {layer}, but this model reads its features after block {last} of"
                 f" {depths.tower}: prune at {last} or below"
