@@ -6,18 +6,32 @@ import sys
 from pathlib import Path
 
 import torch
+from transformers import LlamaConfig
+
+import vlm_families
 
 ROOT = Path(__file__).parents[1]
 
 
+CODE = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
 def test_the_three_lines_run():
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     found: dict = {}
     torch.manual_seed(0)
-    exec(code, found)
+    exec(CODE[0], found)
     assert found["logits"].shape == (2, 1000)
     assert found["run"].tokens_per_layer[-1] == 99
     assert "forward" not in found["net"].blocks[0].__dict__
+
+
+def test_the_lines_for_a_vision_language_model_run():
+    model = vlm_families.build("llava", text_config=LlamaConfig(**vlm_families.text(num_hidden_layers=18)))
+    found: dict = {"model": model, "inputs": vlm_families.inputs("llava", model, (1,), (0,))}
+    assert len(CODE) == 2, "a block of code that no test runs"
+    exec(CODE[1], found)
+    assert len(found["run"].visual_tokens_per_layer) == 18 and len(found["run"].events) == 10
+    assert "forward" not in model.model.__dict__
 
 
 def test_the_tables_come_from_records():

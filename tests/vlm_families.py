@@ -39,10 +39,11 @@ def clip():
 
 
 def llava(**more):
-    config = LlavaConfig(
-        vision_config=clip(), text_config=LlamaConfig(**text()), image_token_id=IMAGE,
-        **{"vision_feature_layer": -2, "vision_feature_select_strategy": "default", **more},
-    )  # fmt: skip
+    own = {
+        "vision_config": clip(), "text_config": LlamaConfig(**text()), "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+    }  # fmt: skip
+    config = LlavaConfig(image_token_id=IMAGE, **{**own, **more})
     return LlavaForConditionalGeneration, config
 
 

@@ -161,7 +161,8 @@ def test_tokens_are_means_over_all_questions(model):
 
 
 def test_processes_gather_their_batches(model, tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         found = run(model, PLANS["language"], data(model))
     finally:
