@@ -40,6 +40,8 @@ STYLE: Any = {
     "svg.hashsalt": "saintprune",
 }
 PIXELS_PER_INCH = 160
+LEGEND_INCHES = 2.3  # width of an entry of a legend
+HAIR = 0.06  # layers on each side of an interval, so that one of a single place can be seen
 
 
 @contextmanager
@@ -72,6 +74,13 @@ def write(figure: Figure, path: Path) -> Path:
     return path
 
 
+def head_and_legend(figure: Figure, title: str, entries: Sequence[Any]) -> None:
+    """Put a title above all panels, and a legend below them in as many columns as fit."""
+    columns = max(1, int(figure.get_figwidth() / LEGEND_INCHES))
+    figure.legend(handles=list(entries), loc="outside lower center", ncols=min(columns, len(entries)))
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left", wrap=True)
+
+
 def layer_axis(axis: Axes, layers: int) -> None:
     """Let the horizontal axis be the blocks of a network, with whole numbers."""
     step = next(step for step in (1, 2, 3, 4, 5, 8, 10, 20, 50) if layers <= 9 * step or step == 50)
@@ -91,9 +100,6 @@ def shade(axis: Axes, verdict: Verdict | None) -> None:
             axis.axvspan(low - 0.5 - HAIR, high - 0.5 + HAIR, color="0.35", alpha=0.25, lw=0, zorder=0.5)
     for boundary in verdict.boundaries:
         axis.axvline(boundary - 0.5, color="0.25", ls="-" if verdict.three_stages else ":", lw=1.1, zorder=0.8)
-
-
-HAIR = 0.06  # layers on each side, so that an interval of one place can be seen
 
 
 def stage_legend(verdict: Verdict | None) -> list[Any]:
@@ -136,7 +142,7 @@ _WORDS = {
     "effective_rank_states": "effective rank of states",
     "self_similarity": "cosine with itself before",
     "cls_similarity": "cosine with class (last) token",
-    "attention_entropy": "entropy of attention (of 1)",
+    "attention_entropy": "entropy of attention (1 = even)",
     "attention_share": "attention to patches",
     "norm_mean": "mean length",
     "norm_max_over_median": "longest over median length",

@@ -16,6 +16,7 @@ from saintprune.analysis.nulls import (
     p_more,
     p_shuffled,
     p_simpler,
+    p_walk,
 )
 from saintprune.analysis.resampling import Samples
 from saintprune.analysis.verdict import Pair, Verdict
@@ -41,16 +42,25 @@ class Evidence:
 
     def fits(self) -> None:
         """Three segments must be better than what is simpler, by more than chance."""
-        simpler, three = self.found.simpler, self.found.segments[3]
-        name = self._simpler_name()
-        if self.found.gain <= 0:
-            self._fail(
-                f"a better description is {name} (score {simpler.score:.0f}, that of three segments {three.score:.0f})"
-            )
+        simpler, three, name = self.found.simpler, self.found.segments[3], self._simpler_name()
+        if simpler.score <= three.score:
+            self._fail(f"{name} is a better description (score {simpler.score:.0f}, three segments {three.score:.0f})")
             return
         p = self._p("simpler", p_simpler(self.found, self.draws, self._rng(0)))
         if p > CHANCE:
             self._fail(f"three segments are not better than {name} by more than chance (p = {p:.2g})")
+
+    def not_a_walk(self) -> None:
+        """Three segments must be better than a random walk, by more than chance."""
+        walk, three = self.found.walk, self.found.segments[3]
+        if walk.score <= three.score:
+            self._fail(
+                f"a random walk is a better description (score {walk.score:.0f}, three segments {three.score:.0f})"
+            )
+            return
+        p = self._p("walk", p_walk(self.found, self.draws, self._rng(8)))
+        if p > CHANCE:
+            self._fail(f"a random walk, to which each block adds a step of its own, would look so too (p = {p:.2g})")
 
     def not_more(self) -> None:
         """Four segments must not be better by more than chance."""
@@ -117,7 +127,9 @@ class Evidence:
 
     def _segments(self) -> int:
         """Return the number of segments that is best supported: a further one must be better by more than chance."""
-        if self.found.gain <= 0 or self.p_values["simpler"] > CHANCE:
+        if self.found.walk.score <= min(self.found.simpler.score, self.found.segments[3].score):
+            return 1
+        if self.p_values.get("simpler", 1.0) > CHANCE:
             return len(self.found.simpler.ends)
         return 4 if self.p_values.get("more", 1.0) <= CHANCE else 3
 
@@ -136,9 +148,7 @@ class Evidence:
         simpler = self.found.simpler
         if simpler is self.found.smooth:
             return "a smooth drift"
-        if simpler is self.found.walk:
-            return "a random walk, to which each block adds a step of its own"
-        return "one segment" if len(simpler.ends) == 1 else "two segments"
+        return "one segment" if len(simpler.ends) == 1 else "a cut in two"
 
     def _fail(self, reason: str) -> None:
         self.failures.append(reason)

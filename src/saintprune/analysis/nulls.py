@@ -43,25 +43,28 @@ class Descriptions:
 
     @property
     def simpler(self) -> Fit:
-        """The best of the descriptions that are simpler than three segments: one, two, a drift, or a random walk."""
-        return min((self.segments[1], self.segments[2], self.smooth, self.walk), key=lambda fit: fit.score)
+        """The best of the descriptions that are simpler than three segments: one, two, or a drift."""
+        return min((self.segments[1], self.segments[2], self.smooth), key=lambda fit: fit.score)
 
     @property
     def gain(self) -> float:
-        """How much better three segments are than the best simpler description."""
-        return self.simpler.score - self.segments[3].score
+        """How much better three segments are than the best simpler description and than a random walk."""
+        return min(self.simpler.score, self.walk.score) - self.segments[3].score
 
 
 def p_simpler(found: Descriptions, draws: int, rng: np.random.Generator) -> float:
     """Return how often curves of the best simpler description gain as much from three segments."""
     simpler = found.simpler
 
-    def draw() -> np.ndarray:
-        if simpler is found.walk:
-            return _walked(found.curves, rng)
-        return _drawn(found.curves, simpler, simpler.coefficients, rng)
+    def gain() -> float:
+        return Descriptions.of(_drawn(found.curves, simpler, simpler.coefficients, rng), 3).gain
 
-    return _p_value(found.gain, lambda: Descriptions.of(draw(), 3).gain, draws)
+    return _p_value(found.gain, gain, draws)
+
+
+def p_walk(found: Descriptions, draws: int, rng: np.random.Generator) -> float:
+    """Return how often random walks with steps like the curves' own gain as much from three segments."""
+    return _p_value(found.gain, lambda: Descriptions.of(_walked(found.curves, rng), 3).gain, draws)
 
 
 def p_more(found: Descriptions, draws: int, rng: np.random.Generator) -> float:

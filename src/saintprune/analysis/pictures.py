@@ -58,7 +58,7 @@ def similarity_figure(
             _bare(axis)
         axes[0, 0].set_visible(False)
         axes[1, 0].set_visible(False)
-        axes[2, 0].imshow(picture(image, mean, std))
+        axes[2, 0].imshow(picture(image, mean, std).numpy())
         _mark(axes[2, 0], patch, grid, image.shape[-2:])
         axes[2, 0].set_xlabel("the patch")
         shown = None
@@ -66,7 +66,9 @@ def similarity_figure(
             raw, centred = cosines(keys[layer], False), cosines(keys[layer], True)
             panels = (raw, centred, centred[patch].view(rows, columns))
             for row, values in enumerate(panels):
-                shown = axes[row, column].imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+                shown = axes[row, column].imshow(
+                    values.numpy(), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest"
+                )
             _mark(axes[2, column], patch, grid, grid)
             axes[0, column].set_title(f"block {layer}", loc="center")
         for row, label in enumerate(("all pairs of patches", "all pairs, centred", "one patch, centred")):
@@ -110,10 +112,10 @@ def survivors_figure(
         patches = grid[0] * grid[1]
         for row, (image, left) in enumerate(zip(images, survivors, strict=True)):
             whole = picture(image, mean, std)
-            axes[row, 0].imshow(whole)
+            axes[row, 0].imshow(whole.numpy())
             axes[row, 0].set_xlabel(f"{patches} patches", fontsize=8)
             for column, layer in enumerate(layers, start=1):
-                axes[row, column].imshow(faded(whole, left[layer], grid))
+                axes[row, column].imshow(faded(whole, left[layer], grid).numpy())
                 axes[row, column].set_xlabel(
                     f"{len(left[layer])} ({100 * len(left[layer]) / patches:.0f} %)", fontsize=8
                 )

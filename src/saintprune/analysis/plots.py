@@ -12,6 +12,7 @@ from saintprune.analysis.curves import Curves
 from saintprune.analysis.descriptions import standardise
 from saintprune.analysis.drawing import (
     BLUE,
+    head_and_legend,
     layer_axis,
     panels,
     shade,
@@ -50,7 +51,7 @@ def curves_figure(
         from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
 
-        figure, axes = panels(len(chosen), 3)
+        figure, axes = panels(len(chosen), 3, width=3.4 if len(chosen) > 1 else 5)
         for axis, name in zip(axes, chosen, strict=True):
             shade(axis, verdict)
             _band(axis, curves.values[name].numpy())
@@ -66,8 +67,7 @@ def curves_figure(
         ]
         entries += [Line2D([], [], color="0.35", ls="--", lw=1.2, label="random weights")] if random else []
         entries += stage_legend(verdict)
-        figure.legend(handles=entries, loc="outside lower center", ncols=4 if len(axes) > 2 else 2)
-        figure.suptitle(title or f"{curves.part}: tokens from block to block", fontsize=11, x=0.01, ha="left")
+        head_and_legend(figure, title or f"{curves.part}: tokens from block to block", entries)
         return write(figure, path)
 
 

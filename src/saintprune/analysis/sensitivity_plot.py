@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saintprune.analysis.drawing import COLOURS, MARKERS, layer_axis, panels, shade, stage_legend, styled, write
+from saintprune.analysis.drawing import (
+    COLOURS,
+    MARKERS,
+    head_and_legend,
+    layer_axis,
+    panels,
+    shade,
+    stage_legend,
+    styled,
+    write,
+)
 from saintprune.analysis.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -38,7 +48,7 @@ def sensitivity_figure(
     methods = list(dict.fromkeys(row.method for row in rows))
     depth = layers or 1 + max(row.layer for row in rows)
     with styled():
-        figure, axes = panels(len(measures), 3, width=3.8, height=3.2)
+        figure, axes = panels(len(measures), 3, width=3.8 if len(measures) > 1 else 5.2, height=3.2)
         for axis, (label, values) in zip(axes, measures, strict=True):
             shade(axis, verdict)
             for method, colour, marker in zip(methods, COLOURS, MARKERS, strict=False):
@@ -53,9 +63,8 @@ def sensitivity_figure(
             Line2D([], [], color=colour, marker=marker, ms=4, label=method)
             for method, colour, marker in zip(methods, COLOURS, MARKERS, strict=False)
         ]
-        figure.legend(handles=[*entries, *stage_legend(verdict)], loc="outside lower center", ncols=5)
-        share = f"{100 * rows[0].share:.0f} % of the patches dropped at one block, {rows[0].samples} images"
-        figure.suptitle(title or share, fontsize=11, x=0.01, ha="left")
+        dropped = f"{100 * rows[0].share:.0f} % of the patches dropped at one block, {rows[0].samples} images"
+        head_and_legend(figure, title or dropped, [*entries, *stage_legend(verdict)])
         return write(figure, path)
 
 

@@ -2,13 +2,14 @@
 
 The question is put to the mean curves of several metrics jointly. There are three stages only if none of these fails:
 
-1. three segments cost less than one, two, a smooth drift or a random walk (see `saintprune.analysis.descriptions`), and
-   by more than such curves would gain by chance (`p_simpler`);
-2. four segments are not better than three by more than chance (`p_more`);
-3. the curves are not all monotone (`p_monotone`);
-4. layers in a random order do not fit as well (`p_shuffled`);
-5. the boundaries stay, within one layer, where they are when other images are drawn (`stability`);
-6. the same architecture with random weights, where it is given, does not gain as much from three segments (`random`).
+1. three segments cost less than one, two or a smooth drift (see `saintprune.analysis.descriptions`), and by more than
+   such curves would gain by chance (`simpler`, as all names here that of a p-value or an attribute of `Verdict`);
+2. they cost less than a random walk, and by more than a walk would gain by chance (`walk`);
+3. four segments are not better than three by more than chance (`more`);
+4. the curves are not all monotone (`monotone`);
+5. layers in a random order do not fit as well (`shuffled`);
+6. the boundaries stay, within one layer, where they are when other images are drawn (`stability`);
+7. the same architecture with random weights, where it is given, does not gain as much from three segments (`random`).
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def find_stages(
     evidence = Evidence(found, samples, [Samples.of(twin, samples.metrics) for twin in random], draws, seed)
     for check in (
         evidence.fits,
+        evidence.not_a_walk,
         evidence.not_more,
         evidence.not_monotone,
         evidence.ordered,

@@ -160,7 +160,7 @@ def _similarity(name: str, x: Vectors, offset: Tensor, centre: Tensor) -> dict[s
     """Return the mean cosine, raw and centred, of vectors with partners: offset [B, N or 1, D], centre [B, 1, D]."""
     partner = Vectors(offset, centre)
     inside = (x.offset * offset).sum(-1)
-    raw = inside + (x.offset * centre).sum(-1) + (offset * x.centre).sum(-1) + (x.centre * centre).sum(-1)
+    raw = inside + (x.offset @ centre.mT + offset @ x.centre.mT + centre @ x.centre.mT)[..., 0]
     return {
         name + suffix: x.mean(product * x.inverse_lengths(centred) * partner.inverse_lengths(centred))
         for suffix, product, centred in (("", raw, False), (CENTRED, inside, True))

@@ -28,7 +28,7 @@ class Verdict:
             wider, where there are many images, and the better guide to another network of the kind.
         stability: per boundary, share of the draws of images in which it is found within one layer.
         scores: what each description costs, by "1", "2", "3", "4", "smooth" and "walk"; lower is better.
-        p_values: by "simpler", "more", "monotone", "shuffled" and "random"; those that were computed.
+        p_values: by "simpler", "walk", "more", "monotone", "shuffled" and "random"; those that were computed.
     """
 
     part: str

@@ -1,0 +1,126 @@
+"""The file that keeps what the analysis of a model found, and from which a plan takes the blocks of a named stage.
+
+    model: vit_s14
+    dataset: elpv
+    record: outputs/…            # where the curves lie
+    parts:
+      vision:
+        layers: 12
+        images: 256
+        three_stages: true
+        verdict: three stages (aligner, explorer, aggregator) that begin at …
+        boundaries: {aligner: [0, 3], explorer: [3, 8], aggregator: [8, 12]}   # first block, block after the last
+        best_three: [[0, 3], [3, 8], [8, 12]]                                  # also where there are no three stages
+        …
+
+Only stages that were found and named stand under `boundaries`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saintprune.analysis.behaviour import NAMES
+from saintprune.analysis.verdict import Verdict
+from saintprune.errors import SaintpruneError, did_you_mean
+
+HEAD = "# Written by task=analyze. `layers: aligner` (explorer, aggregator) in a stage reads `boundaries`.\n"
+
+
+def stages_content(verdicts: Sequence[Verdict], *, model: str, dataset: str, record: str) -> dict[str, Any]:
+    """Return the content of the file of one model.
+
+    Args:
+        verdicts: one per part of the model.
+        model: its name, that of its config.
+        dataset: whose images decided.
+        record: where the curves and the record of the run lie.
+    """
+    parts = {verdict.part: _entry(verdict) for verdict in verdicts}
+    return {"model": model, "dataset": dataset, "record": record, "parts": parts}
+
+
+def _entry(verdict: Verdict) -> dict[str, Any]:
+    named = [(name, list(span)) for name, span in zip(verdict.names, verdict.spans, strict=False) if name]
+    return {
+        "layers": verdict.layers,
+        "images": verdict.images,
+        "three_stages": verdict.three_stages,
+        "verdict": verdict.reason,
+        "segments": verdict.segments,
+        "boundaries": dict(named) if verdict.three_stages else {},
+        "best_three": [list(span) for span in verdict.spans],
+        "best_three_names": [name or "unnamed" for name in verdict.names] if verdict.spans else [],
+        "intervals": [list(pair) for pair in verdict.intervals or ()],
+        "layer_intervals": [list(pair) for pair in verdict.layer_intervals or ()],
+        "stability": [round(share, 3) for share in verdict.stability or ()],
+        "p_values": {name: round(p, 4) for name, p in verdict.p_values.items()},
+        "scores": {name: round(score, 1) for name, score in verdict.scores.items()},
+        "metrics": list(verdict.metrics),
+    }
+
+
+def write_stages(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write the file, whole or not at all."""
+    text = yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(HEAD + text, encoding="utf-8")
+    os.replace(part, path)
+    return path
+
+
+def read_stages(path: Path) -> dict[str, Any]:
+    """Read such a file.
+
+    Raises:
+        SaintpruneError: there is none, or it holds something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SaintpruneError(f"{path} is missing: run task=analyze for this model, or name blocks") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SaintpruneError(f"{path} cannot be read ({str(error).splitlines()[0]}): run task=analyze anew") from error
+    if not isinstance(content, dict) or not isinstance(content.get("parts"), dict):
+        raise SaintpruneError(f"{path} holds no `parts`: run task=analyze anew")
+    return content
+
+
+def block_numbers(content: Mapping[str, Any], name: str, site: str = "vision") -> list[int]:
+    """Return the blocks of a named stage.
+
+    Args:
+        content: of the file, see `read_stages`.
+        name: aligner, explorer or aggregator.
+        site: "vision", or "language", where the image tokens among themselves decide.
+
+    Raises:
+        SaintpruneError: no such name, or the analysis found no such stage; the message says what it found.
+    """
+    if name not in NAMES:
+        raise SaintpruneError(f"{name!r} is no stage{did_you_mean(name, NAMES)}: use {', '.join(NAMES)}")
+    parts, model = content["parts"], content.get("model", "this model")
+    part = next((found for found in (site, f"{site}/vision-vision") if found in parts), None)
+    if part is None:
+        raise SaintpruneError(f"the analysis of {model} knows {', '.join(parts) or 'nothing'}, but not {site}")
+    entry = parts[part]
+    span = entry["boundaries"].get(name)
+    if span is None:
+        where = ", ".join(
+            f"{called} {start}:{end}"
+            for called, (start, end) in zip(
+                entry.get("best_three_names", ()), entry.get("best_three", ()), strict=False
+            )
+        )
+        advice = f" (the best three parts: {where})" if where else ""
+        raise SaintpruneError(
+            f"layers={name}: the analysis of {model} ({part}) found {entry['verdict']}; name blocks instead, such as"
+            f" layers=0:{max(1, entry['layers'] // 4)}{advice}"
+        )
+    return list(range(*span))
