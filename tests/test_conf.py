@@ -9,13 +9,25 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from saintprune.config import config_dir, register
+from saintprune.data.text import TextData
+from saintprune.data.vqa import VQAData
 
-GIVEN = {  # arguments that wiring adds to a node when it builds it
-    "dataset": {"transform", "input_size", "processor", "prompt", "batch_size", "num_workers"},
-    "model.adapter": {"net"},
-    "logger": {"save_dir"},
-}
-FILES = sorted(path.relative_to(config_dir()).with_suffix("").as_posix() for path in config_dir().glob("*/**/*.yaml"))
+GIVEN = {"model.adapter": {"net"}, "logger": {"save_dir"}}  # arguments that wiring adds to a node when it builds it
+FILES = sorted(
+    path.relative_to(config_dir()).with_suffix("").as_posix()
+    for path in config_dir().glob("*/**/*.yaml")
+    if path.parent.name != "stages"  # found by task=analyze, read by plans, no group of Hydra's
+)
+
+
+def given(path, target):
+    """The arguments that wiring adds to the node at a path."""
+    if path != "dataset":
+        return GIVEN.get(path, set())
+    loader = {"batch_size", "num_workers"}
+    if issubclass(target, TextData):
+        return loader | {"tokenizer"}
+    return loader | ({"processor", "prompt"} if issubclass(target, VQAData) else {"transform", "input_size"})
 
 
 def override(file):
@@ -55,12 +67,12 @@ def test_composes_and_binds(file):
     cfg = composed(*override(file))
     OmegaConf.resolve(cfg)
     found = list(targets(cfg))
-    assert {"model.net", "model.adapter", "dataset", "pruning", "hardware", "logger", "benchmark"} <= {
+    assert {"model.net", "model.adapter", "dataset", "pruning", "hardware", "logger", "benchmark", "analysis"} <= {
         p for p, _ in found
     }
     for path, node in found:
         target = get_object(node["_target_"])
-        keys = {key for key in node if key != "_target_"} | GIVEN.get(path, set())
+        keys = {key for key in node if key != "_target_"} | given(path, target)
         inspect.signature(target).bind(**dict.fromkeys(keys))
 
 

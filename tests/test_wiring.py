@@ -116,7 +116,6 @@ def test_bf16(run):
         (["pruning.stages.vision.method.threshold=abc"], "threshold is 'abc', but must be float or int"),
         (["pruning.stages.vision.method.threshold=7"], r"stages\.vision\.method: threshold is 7"),
         (["pruning.stages.vision.layers=[14]"], r"has 14, but the network has 12 blocks \(0..11\)"),
-        (["pruning.stages.vision.layers=aligner"], "layers is 'aligner'"),
         (["pruning=random", "pruning.stages.vision.schedule=null"], "give the stage a schedule"),
         (["pruning.stages.vision.method._target_=saintprune.reduction.saint.Sain"], "Sain"),
         (["task=calibrate"], "calibration.target=flops:0.5"),

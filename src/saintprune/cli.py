@@ -24,7 +24,7 @@ register()
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
 def main(cfg: DictConfig) -> None:
-    """Run one job: evaluate, benchmark or calibrate."""
+    """Run one job: evaluate, benchmark, calibrate or analyze."""
     from saintprune.wiring import run  # torch and timm load only when a job really runs
 
     hydra_config = HydraConfig.get()

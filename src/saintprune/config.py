@@ -17,6 +17,7 @@ class Task(Enum):
     evaluate = "evaluate"
     benchmark = "benchmark"
     calibrate = "calibrate"
+    analyze = "analyze"
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Config:
     hardware: Any = MISSING
     logger: Any = MISSING
     benchmark: Any = MISSING
+    analysis: Any = MISSING
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     seed: int = 0
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from saintprune.errors import SaintpruneError
@@ -12,6 +12,7 @@ from saintprune.reduction import Reducer
 from saintprune.reduction.baselines import KeepAll
 
 SITES = ("vision", "projector", "language")
+NAMED = ("aligner", "explorer", "aggregator")  # layers by the stage that `saintprune.analysis` found them in
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Stage:
 
     Attributes:
         site: "vision" (the tower), "projector" (between tower and decoder, one place) or "language" (the decoder).
-        layers: "all", "first_half", a slice such as "7:17", or block numbers (0-based).
+        layers: "all", "first_half", a slice such as "7:17", or block numbers (0-based); or one of `NAMED`, which
+            `Plan.located` must turn into block numbers before the plan is used.
         method: the reducer.
         schedule: tokens to leave per pruned layer; required by methods that rank but do not decide how many.
         proportional_attention: let a merged token be attended to as the patches it stands for; merging in a tower only.
@@ -83,10 +85,10 @@ class Stage:
             raise ValueError(f"site is {self.site!r}, but must be one of {', '.join(SITES)}")
         if not isinstance(self.layers, str):
             object.__setattr__(self, "layers", tuple(self.layers))
-        elif self.layers not in ("all", "first_half") and not re.fullmatch(r"-?\d*:-?\d*", self.layers):
+        elif self.layers not in ("all", "first_half", *NAMED) and not re.fullmatch(r"-?\d*:-?\d*", self.layers):
             raise ValueError(
-                f"layers is {self.layers!r}, but must be a list of block numbers, 'all', 'first_half' or a slice"
-                " such as '7:17'"
+                f"layers is {self.layers!r}, but must be a list of block numbers, 'all', 'first_half', a slice such as"
+                f" '7:17', or a stage: {', '.join(NAMED)}"
             )
         if self.schedule is None and not self.method.decides:
             raise ValueError(
@@ -100,6 +102,11 @@ class Stage:
             return tuple(range(depth))
         if self.layers == "first_half":
             return tuple(range(depth // 2))
+        if self.layers in NAMED:
+            raise SaintpruneError(
+                f"{name}.layers is {self.layers!r}, which only an analysis of the model can turn into block numbers:"
+                " run task=analyze and use run.py, or Plan.located with what saintprune.analysis.stage_file reads"
+            )
         if isinstance(self.layers, str):
             first, last = (int(end) if end else None for end in self.layers.split(":"))
             for end in (first, last):
@@ -144,6 +151,20 @@ class Plan:
     def language(cls, method: Reducer, layers: str | Sequence[int], **stage: Any) -> Plan:
         """Return the plan of one method in the decoder; `stage` takes the other attributes of `Stage`."""
         return cls({"language": Stage("language", layers, method, **stage)})
+
+    def located(self, blocks: Callable[[str, str], Sequence[int]]) -> Plan:
+        """Return the plan with block numbers in place of the names of stages.
+
+        Args:
+            blocks: takes one of `NAMED` and a site; returns 0-based numbers.
+        """
+        stages = {
+            name: replace(stage, layers=blocks(stage.layers, stage.site))
+            if isinstance(stage.layers, str) and stage.layers in NAMED
+            else stage
+            for name, stage in self.stages.items()
+        }
+        return replace(self, stages=stages)
 
     def at(self, site: str, depth: int) -> dict[int, Step]:
         """Return what is to be done at each pruned block of a network with `depth` blocks.

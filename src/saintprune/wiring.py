@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from saintprune import wiring_vlm
+from saintprune import wiring_analysis, wiring_vlm
 from saintprune.binding import make
 from saintprune.calibration.search import Calibrated, Calibrator
 from saintprune.calibration.targets import Target
@@ -25,6 +25,7 @@ from saintprune.evaluation.vlm_timing import VLMTiming
 from saintprune.evaluation.vqa_summary import VQAScores
 from saintprune.models.heads import answers, attach
 from saintprune.parts import Parts, console, progress
+from saintprune.plan import Plan
 from saintprune.reporting.assemble import figures, vlm_figures
 from saintprune.reporting.loggers import log_record
 from saintprune.reporting.records import RunRecord, write_atomically
@@ -53,13 +54,18 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
         if cfg.calibration[name] < 1:
             raise SaintpruneError(f"calibration.{name} is {cfg.calibration[name]}, but must be at least 1")
     logger = make(cfg, "logger", save_dir=str(output_dir))  # first, so that a missing one costs no run
+    analysis = make(cfg, "analysis")
     parts = build(cfg, names)
     _warn(parts)
     calibrated = None if target is None else _calibrate(parts, target)
-    record = measure(parts, calibrated)
+    if cfg.task == Task.analyze:
+        found = wiring_analysis.analyze(parts, analysis, output_dir)
+        record = _record(parts, None, None, None, found)
+    else:
+        record = measure(parts, calibrated)
     path = record.write(output_dir / "metrics.json")
     log_record(logger, record)
-    if cfg.task != Task.calibrate:
+    if cfg.task in (Task.evaluate, Task.benchmark):
         _show(record)
     console.print(f"record: {path}", soft_wrap=True)
     return record
@@ -69,11 +75,13 @@ def build(cfg: DictConfig, names: dict[str, str]) -> Parts:
     """Turn the groups of a config into objects that fit each other."""
     torch.manual_seed(cfg.seed)
     hardware = make(cfg, "hardware")
-    plan, settings = make(cfg, "pruning"), make(cfg, "benchmark")
+    plan, settings = _plan(cfg), make(cfg, "benchmark")
     device = hardware.device  # one that this machine lacks is an error before anything is loaded
     model = make(cfg, "model.net")
     if wiring_vlm.is_vlm(model):
         return wiring_vlm.build(cfg, names, hardware, plan, settings, model)
+    if wiring_analysis.is_language(model):
+        return wiring_analysis.build(cfg, names, hardware, plan, settings, model)
     wiring_vlm.refuse_questions(cfg, names["dataset"])
     data = make(
         cfg,
@@ -99,7 +107,7 @@ def repruned(parts: Parts, cfg: DictConfig, names: dict[str, str]) -> Parts:
     Raises:
         SaintpruneError: the plan does not fit the model.
     """
-    plan = make(cfg, "pruning")
+    plan = _plan(cfg)
     if wiring_vlm.is_vlm(parts.model):
         wiring_vlm.check_plan(parts.adapter, plan, parts.model)
     else:
@@ -114,10 +122,16 @@ def measure(parts: Parts, calibrated: Calibrated | None = None) -> RunRecord:
     return _record(parts, scores, timing, calibrated)
 
 
+def _plan(cfg: DictConfig) -> Plan:
+    """Return the plan of a config; stages that it names become the blocks that the analysis of the model found."""
+    return wiring_analysis.located(make(cfg, "pruning"), cfg.model.name)
+
+
 def _warn(parts: Parts) -> None:
     """Say what a newcomer would want to know before reading the figures."""
     calibrated = parts.plan.calibrated
-    if calibrated is not None and calibrated.get("model") != parts.cfg.model.name:
+    prunes = not wiring_analysis.is_language(parts.model)
+    if prunes and calibrated is not None and calibrated.get("model") != parts.cfg.model.name:
         console.print(
             f"[yellow]note:[/yellow] pruning={parts.names['pruning']} was calibrated for {calibrated.get('model')};"
             f" thresholds do not transfer. For {parts.cfg.model.name}: task=calibrate calibration.target=…"
@@ -219,12 +233,15 @@ def _record(
     scores: Scores | VQAScores | None,
     timing: BenchmarkResult | VLMTiming | None,
     calibrated: Calibrated | None,
+    analysis: dict[str, Any] | None = None,
 ) -> RunRecord:
     """Put together what the run was and what it found."""
     assemble = vlm_figures if wiring_vlm.is_vlm(parts.model) else figures
     found = assemble(
         asdict(scores) if scores else None, asdict(timing) if timing else None, parts.hardware.share_of_peak
     )
+    if analysis is not None:
+        found["num_samples"] = analysis["samples"]
     return RunRecord(
         task=parts.cfg.task.value,
         model=parts.cfg.model.name,
@@ -232,6 +249,7 @@ def _record(
         pruning=parts.names["pruning"],
         **found,
         calibration=calibrated.as_dict() if calibrated else None,
+        analysis=analysis,
         hardware={**asdict(parts.hardware), "device": parts.hardware.device_name()},
         sources={
             "model": parts.model.source,

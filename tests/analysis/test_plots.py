@@ -66,7 +66,12 @@ def assert_drawn(path, folder) -> None:
 def test_curves(curves, verdict, answer, tmp_path) -> None:
     verdict = replace(verdict, three_stages=answer)
     twin = without_stages("flat", 12, 0, images=4)
-    assert_drawn(curves_figure(curves, tmp_path / "a" / "curves.png", verdict, random=twin), tmp_path / "a")
+    assert_drawn(
+        curves_figure(
+            curves, tmp_path / "a" / "curves.png", verdict, random={"initialised 0": twin, "shuffled 0": twin}
+        ),
+        tmp_path / "a",
+    )
     assert_drawn(heatmap_figure(curves, tmp_path / "heat.png", verdict), tmp_path)
     assert_drawn(distribution_figure(curves, tmp_path / "pairs.png", verdict), tmp_path)
 
@@ -134,7 +139,7 @@ def test_survivors_are_what_the_run_kept(tower, method, schedule) -> None:
         net(images)
     stream = run.stream
     for sample in range(len(images)):
-        left = survivors(run.events, sample, 16, prefix=adapter.prefix)
+        left = survivors(run.events, sample, torch.arange(16), prefix=adapter.prefix)
         assert sorted(left) == [0, 1, 2, 3]
         final = stream.positions[sample]
         if stream.valid is not None:
@@ -149,8 +154,8 @@ def test_survivors_must_be_recorded(tower) -> None:
     with adapter.pruned(Plan.vision(RandomDrop(), [1], schedule=Schedule(drop=0.5))) as run:
         net(images)
     with pytest.raises(SaintpruneError, match="recorded=True"):
-        survivors(run.events, 0, 16, prefix=1)
-    assert survivors(run.events, 0, 16, site="language") == {}
+        survivors(run.events, 0, torch.arange(16), prefix=1)
+    assert survivors(run.events, 0, torch.arange(16), site="language") == {}
 
 
 def test_keys_are_those_of_the_network(tower) -> None:
@@ -173,7 +178,7 @@ def test_pictures(tower, tmp_path) -> None:
     assert_drawn(similarity_figure(images[0], keys, (4, 4), tmp_path / "alike.png", **GREY), tmp_path)
     with adapter.pruned(Plan.vision(RandomDrop(), "all", schedule=Schedule(drop=0.5)), recorded=True) as run:
         net(images)
-    left = [survivors(run.events, sample, 16, prefix=1) for sample in range(3)]
+    left = [survivors(run.events, sample, torch.arange(16), prefix=1) for sample in range(3)]
     assert_drawn(survivors_figure(images, left, (4, 4), tmp_path / "left.png", **GREY), tmp_path)
     with pytest.raises(SaintpruneError, match="no layer was pruned"):
         survivors_figure(images, [{}, {}, {}], (4, 4), tmp_path / "none.png", **GREY)

@@ -30,7 +30,7 @@ def test_keeping_all_is_perfect_agreement():
     for row in rows:
         assert row.samples == 10 and row.dropped == 0
         assert row.agreement == 1 and row.agreement_ci95 == (1, 1)
-        assert row.output_cosine == pytest.approx(1) and row.accuracy_change == 0
+        assert row.feature_cosine == pytest.approx(1) and row.accuracy_change == 0
 
 
 def test_rows_by_hand():
@@ -46,18 +46,19 @@ def test_rows_by_hand():
         whole, pruned, answers = [], [], torch.cat([labels for _, labels in data])
         for images, _ in data:
             for image in images:  # one by one: with a schedule no image depends on the others
-                whole.append(net(image[None]))
+                whole.append(net.forward_head(net.forward_features(image[None]), pre_logits=True))
                 with adapter.pruned(plan):
-                    pruned.append(net(image[None]))
+                    pruned.append(net.forward_head(net.forward_features(image[None]), pre_logits=True))
         whole, pruned = torch.cat(whole), torch.cat(pruned)
         assert row.share == row.dropped == 0.25
-        assert row.output_cosine == pytest.approx(cosine_similarity(whole, pruned).mean().item(), abs=1e-5)
-        assert row.output_cosine_ci95[0] <= row.output_cosine <= row.output_cosine_ci95[1]
+        assert row.feature_cosine == pytest.approx(cosine_similarity(whole, pruned).mean().item(), abs=1e-5)
+        assert row.feature_cosine_ci95[0] <= row.feature_cosine <= row.feature_cosine_ci95[1]
+        whole, pruned = net.head(whole), net.head(pruned)
         same = (whole.argmax(1) == pruned.argmax(1)).double().mean().item()
         right, before_ = ((x.argmax(1) == answers).double().mean().item() for x in (pruned, whole))
         assert row.agreement == pytest.approx(same)
         assert row.accuracy == pytest.approx(right) and row.accuracy_change == pytest.approx(right - before_)
-    assert len({row.output_cosine for row in rows}) == len(rows), "methods and layers differ"
+    assert len({row.feature_cosine for row in rows}) == len(rows), "methods and layers differ"
 
 
 def test_what_was_dropped_is_told_where_a_method_cannot_drop_more():
@@ -70,7 +71,7 @@ def test_what_was_dropped_is_told_where_a_method_cannot_drop_more():
 def test_features_and_images_without_labels():
     net, adapter, images = families.make("vit")
     rows = drop_sensitivity(adapter(net), [images], layers=[1], classifies=False)
-    assert all(row.agreement is None and row.accuracy is None and row.output_cosine < 1 for row in rows)
+    assert all(row.agreement is None and row.accuracy is None and row.feature_cosine < 1 for row in rows)
     rows = drop_sensitivity(adapter(net), [(images, torch.full((3,), -1))], layers=[1])
     assert all(row.agreement is not None and row.accuracy is None for row in rows)
 
@@ -78,7 +79,7 @@ def test_features_and_images_without_labels():
 def test_a_tower_of_transformers():
     net, images = hf_families.make("clip")
     rows = drop_sensitivity(HFVision(net), [images], layers=[0, 3], classifies=False)
-    assert all(row.dropped == 19 / 64 and 0 < row.output_cosine < 1 for row in rows)
+    assert all(row.dropped == 19 / 64 and 0 < row.feature_cosine < 1 for row in rows)
 
 
 @pytest.mark.parametrize("site", ["vision", "language"])
@@ -92,7 +93,7 @@ def test_vision_language_models(site):
     assert [row.layer for row in rows] == list(range({"vision": 3, "language": 6}[site]))
     for row in rows:
         assert row.samples == 3 and row.dropped == 0.5 and row.accuracy is None and 0 <= row.agreement <= 1
-    cosines = [row.output_cosine for row in rows]
+    cosines = [row.feature_cosine for row in rows]
     last = cosines.pop() if site == "language" else 0
     assert max(cosines) < 1 - 1e-6
     if site == "language":

@@ -7,7 +7,7 @@ import pytest
 
 from saintprune.analysis.behaviour import names_of
 from saintprune.analysis.descriptions import standardise
-from saintprune.analysis.stage_file import block_numbers, read_stages, stages_content, write_stages
+from saintprune.analysis.stage_file import Located, locate, read_stages, stages_content, write_stages
 from saintprune.analysis.stages import find_stages
 from saintprune.analysis.synthetic import planted
 from saintprune.errors import SaintpruneError
@@ -59,35 +59,45 @@ def named(verdict, **changes):
 
 def test_a_plan_finds_the_blocks_of_a_stage(verdict, tmp_path) -> None:
     verdict = named(verdict)
-    content = stages_content([verdict], model="vit_s14", dataset="elpv", record="outputs/analyze")
+    content = stages_content([verdict], model="vit_s14", dataset="elpv", split="train", record="outputs/analyze")
     path = write_stages(tmp_path / "stages" / "vit_s14.yaml", content)
     assert path.read_text(encoding="utf-8").startswith("#")
     read = read_stages(path)
     assert read == content
     first, second = verdict.boundaries
-    assert block_numbers(read, "aligner") == list(range(first))
-    assert block_numbers(read, "explorer") == list(range(first, second))
-    assert block_numbers(read, "aggregator") == list(range(second, 12))
+    assert locate(read, "aligner") == Located(tuple(range(first)))
+    assert locate(read, "explorer") == Located(tuple(range(first, second)))
+    assert locate(read, "aggregator") == Located(tuple(range(second, 12)))
 
 
 def test_image_tokens_decide_in_a_decoder(verdict) -> None:
     verdicts = [replace(named(verdict), part=part) for part in ("language/text-text", "language/vision-vision")]
-    content = stages_content(verdicts, model="vlm", dataset="elpv_vqa", record="x")
-    assert block_numbers(content, "aligner", "language") == list(range(verdict.boundaries[0]))
+    content = stages_content(verdicts, model="vlm", dataset="elpv_vqa", split="train", record="x")
+    assert locate(content, "aligner", "language").blocks == tuple(range(verdict.boundaries[0]))
     with pytest.raises(SaintpruneError, match="knows language/text-text, language/vision-vision, but not vision"):
-        block_numbers(content, "aligner", "vision")
+        locate(content, "aligner", "vision")
 
 
-def test_a_stage_that_was_not_found_is_refused(verdict) -> None:
+def test_a_stage_that_was_not_found_is_the_best_cut_and_says_so(verdict) -> None:
+    first, second = verdict.boundaries
     refused = named(verdict, three_stages=False, reason="no three stages: a smooth drift is a better description")
-    content = stages_content([refused], model="vit_s14", dataset="elpv", record="x")
-    with pytest.raises(SaintpruneError, match=r"found no three stages: .*name blocks instead, such as layers=0:3"):
-        block_numbers(content, "aligner")
-    unnamed = replace(verdict, part="vision")
-    with pytest.raises(SaintpruneError, match=r"found three stages .*best three parts: unnamed 0:"):
-        block_numbers(stages_content([unnamed], model="m", dataset="d", record="x"), "aligner")
+    content = stages_content([refused], model="vit_s14", dataset="elpv", split="train", record="x")
+    assert content["parts"]["vision"]["boundaries"] == {}
+    found = locate(content, "explorer")
+    assert found.blocks == tuple(range(first, second))
+    assert "number 2 of the best three" in found.note and "found no three stages" in found.note
+    unnamed = replace(verdict, part="vision", names=(None, None, None))
+    found = locate(stages_content([unnamed], model="m", dataset="d", split="train", record="x"), "aligner")
+    assert found.blocks == tuple(range(first)) and "no stage that behaves like an aligner" in found.note
+
+
+def test_what_has_no_stages_is_refused(verdict) -> None:
+    content = stages_content([named(verdict)], model="vit_s14", dataset="elpv", split="train", record="x")
     with pytest.raises(SaintpruneError, match=r"'alinger' is no stage \(did you mean 'aligner'\?\)"):
-        block_numbers(content, "alinger")
+        locate(content, "alinger")
+    uncut = named(verdict, boundaries=None, three_stages=False, reason="no three stages: 6 layers are too few")
+    with pytest.raises(SaintpruneError, match=r"layers are too few; name blocks instead"):
+        locate(stages_content([uncut], model="m", dataset="d", split="train", record="x"), "aligner")
 
 
 def test_a_file_that_is_none(tmp_path) -> None:

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ALIGNER, EXPLORER, AGGREGATOR = NAMES = ("aligner", "explorer", "aggregator")
+from saintprune.plan import NAMED
+
+ALIGNER, EXPLORER, AGGREGATOR = NAMED
 MARGIN = 0.3
 _ALIKE = ("key_cosine", "state_cosine", "neighbour_cosine", "state_neighbour_cosine", "edges@", "degree@")
 _DIVERSE = ("effective_rank",)

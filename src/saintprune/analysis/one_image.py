@@ -35,7 +35,7 @@ def keys_at(adapter: ViTAdapter, images: Tensor, layers: Sequence[int]) -> dict[
 def survivors(
     events: Sequence[LayerEvent],
     sample: int,
-    patches: int,
+    patches: Tensor,
     *,
     prefix: int = 0,
     site: str = "vision",
@@ -46,18 +46,18 @@ def survivors(
     Args:
         events: of a run with `recorded=True`.
         sample: which image of the batch; in a decoder, which row of the group.
-        patches: of the unpruned image.
+        patches: [P] int64, those that enter, as indices in the image's row-major grid.
         prefix: special tokens, which stand first; none in a decoder's image spans.
         site: whose events count.
         group: which of a decoder's groups of image spans of one length.
 
     Returns:
-        Layer -> indices of the patches in the image's row-major grid, in the order of the tokens.
+        Layer -> those that are left, in the order of the tokens.
 
     Raises:
         SaintpruneError: the reductions were not recorded.
     """
-    places, found = torch.arange(patches), {}
+    places, found = patches, {}
     for event in events:
         if event.site != site:
             continue

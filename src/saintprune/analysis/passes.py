@@ -1,11 +1,13 @@
-"""One batch through a network under different plans: its outputs, and how many tokens each plan dropped."""
+"""One batch through a network under different plans: its outputs, its features, and what each plan dropped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from saintprune.adapters.base import ViTAdapter
 from saintprune.analysis.batches import images_of, labels_of, prompts_of
@@ -15,7 +17,24 @@ from saintprune.plan import Plan
 if TYPE_CHECKING:
     from saintprune.adapters.vlm import VLM
 
-Pass = Callable[[Plan], tuple[Tensor, float]]
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one pass gave.
+
+    Attributes:
+        outputs: [B, D], logits where the network classifies; of a vision-language model those of the first token of the
+            answer.
+        features: [B, F], what the classifier reads; where there is none, the outputs.
+        dropped: share of the site's patches that was dropped.
+    """
+
+    outputs: Tensor
+    features: Tensor
+    dropped: float
+
+
+Pass = Callable[[Plan], Outcome]
 
 
 def depth_of(adapter: ViTAdapter | VLM, site: str) -> int:
@@ -41,36 +60,54 @@ def depth_of(adapter: ViTAdapter | VLM, site: str) -> int:
 
 
 def passes_of(adapter: ViTAdapter | VLM, batch: Any, site: str) -> tuple[Pass, Tensor | None]:
-    """Return what runs a batch under a plan of one site, and the batch's labels [B], None without any.
-
-    The function returns the outputs [B, D], of a vision-language model the logits of the first token of the answer,
-    and the share of the site's patches that was dropped.
-    """
+    """Return what runs a batch under a plan of one site, and the batch's labels [B], None without any."""
     if isinstance(adapter, ViTAdapter):
         images = images_of(batch, adapter.net)
 
-        def of_images(plan: Plan) -> tuple[Tensor, float]:
-            with adapter.pruned(plan) as run:
-                output = _features(adapter.net(images))
-            return output, (run.tokens_at_entry - run.tokens_per_layer[-1]) / run.current.patches_at_entry
+        def of_images(plan: Plan) -> Outcome:
+            with adapter.pruned(plan) as run, _read_by(_classifier(adapter.net)) as read:
+                output = _pooled(adapter.net(images))
+            dropped = (run.tokens_at_entry - run.tokens_per_layer[-1]) / run.current.patches_at_entry
+            return Outcome(output, read[0] if read else output, dropped)
 
         return of_images, labels_of(batch)
     inputs = prompts_of(batch, adapter.net)
 
-    def of_prompts(plan: Plan) -> tuple[Tensor, float]:
-        with adapter.pruned(plan) as run:
+    def of_prompts(plan: Plan) -> Outcome:
+        with adapter.pruned(plan) as run, _read_by(adapter.net.get_output_embeddings()) as read:
             logits = adapter.net(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
+        features = read[0][:, -1]
         if site == "vision":
             tower = run.vision
             dropped = 0.0 if tower is None else tower.tokens_at_entry - tower.tokens_per_layer[-1]
-            return logits, 0.0 if tower is None else dropped / tower.current.patches_at_entry
+            return Outcome(logits, features, 0.0 if tower is None else dropped / tower.current.patches_at_entry)
         entered = run.decoder.tokens_at_entry - (0.0 if run.decoder.prompt is None else run.decoder.prompt.text)
-        return logits, 1 - run.visual_tokens_per_layer[-1] / entered if entered else 0.0
+        return Outcome(logits, features, 1 - run.visual_tokens_per_layer[-1] / entered if entered else 0.0)
 
     return of_prompts, None
 
 
-def _features(output: Any) -> Tensor:
+def _classifier(net: nn.Module) -> nn.Module | None:
+    """Return the linear layer that gives a timm network's logits; None where it gives features."""
+    found = net.get_classifier() if hasattr(net, "get_classifier") else None  # pyright: ignore[reportCallIssue]
+    return found if isinstance(found, nn.Linear) else None
+
+
+@contextmanager
+def _read_by(module: nn.Module | None) -> Iterator[list[Tensor]]:
+    """Yield the list of what a module is given while the `with` block lasts."""
+    found: list[Tensor] = []
+    if module is None:
+        yield found
+        return
+    handle = module.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def _pooled(output: Any) -> Tensor:
     """Return [B, D] of what a network puts out: a tensor, or the pooled features of a tower of transformers."""
     if isinstance(output, Tensor):
         return output

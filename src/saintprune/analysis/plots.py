@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ def curves_figure(
     verdict: Verdict | None = None,
     *,
     metrics: Sequence[str] | None = None,
-    random: Curves | None = None,
+    random: Mapping[str, Curves] | None = None,
     title: str = "",
 ) -> Path:
     """Draw a panel per metric: its mean over images, the range of 80 % of the images, and the stages.
@@ -43,7 +43,8 @@ def curves_figure(
         path: of the PNG; the SVG stands beside it.
         verdict: whose stages are drawn; those that are not supported as dotted lines only.
         metrics: None is those of the verdict, without one all.
-        random: the same part of the architecture with random weights, drawn dashed.
+        random: name -> the same part of the architecture with random weights, drawn dashed, or dash-dotted where
+            the weights were shuffled.
         title: of the figure.
     """
     chosen = [name for name in metrics or (verdict.metrics if verdict else ()) or curves.values]
@@ -55,8 +56,9 @@ def curves_figure(
         for axis, name in zip(axes, chosen, strict=True):
             shade(axis, verdict)
             _band(axis, curves.values[name].numpy())
-            if random is not None and name in random.values:
-                axis.plot(np.nanmean(random.values[name].numpy(), 0), color="0.35", ls="--", lw=1.2)
+            for twin, found in (random or {}).items():
+                if name in found.values:
+                    axis.plot(found.values[name].nanmean(0).numpy(), **_line(twin))
             axis.set_title(words(name))
             layer_axis(axis, curves.layers)
         for axis in axes[-min(3, len(axes)) :]:
@@ -65,10 +67,17 @@ def curves_figure(
             Line2D([], [], color=BLUE, label="mean over images"),
             Patch(color=BLUE, alpha=0.22, lw=0, label="80 % of the images"),
         ]
-        entries += [Line2D([], [], color="0.35", ls="--", lw=1.2, label="random weights")] if random else []
+        kinds = dict.fromkeys(twin.partition(" ")[0] for twin in random or {})
+        entries += [Line2D([], [], **_line(kind), label=f"weights {kind}") for kind in kinds]
         entries += stage_legend(verdict)
         head_and_legend(figure, title or f"{curves.part}: tokens from block to block", entries)
         return write(figure, path)
+
+
+def _line(twin: str) -> dict[str, Any]:
+    """Return how the curve of a network with random weights is drawn."""
+    ls, color = ("-.", "0.55") if twin.startswith("shuffled") else ("--", "0.3")
+    return {"color": color, "ls": ls, "lw": 1.1}
 
 
 def _band(axis: Axes, values: np.ndarray) -> None:

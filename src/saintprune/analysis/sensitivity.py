@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from saintprune.adapters.base import ViTAdapter
-from saintprune.analysis.passes import depth_of, passes_of
+from saintprune.analysis.passes import Outcome, depth_of, passes_of
 from saintprune.errors import SaintpruneError
 from saintprune.metrics.intervals import bootstrap, mean
 from saintprune.plan import Plan, Schedule, Stage
@@ -36,8 +36,9 @@ class Sensitivity:
         share: of the patches (image tokens) that was to be dropped.
         dropped: share that was: SAINT and ToMe drop at most half of the patches in one layer.
         samples: number of images (prompts).
-        output_cosine: mean cosine of the pruned and the unpruned output (features, logits).
-        output_cosine_ci95: its interval.
+        feature_cosine: mean cosine of the pruned and the unpruned features that the classifier reads, of a
+            vision-language model the state that the first token of the answer is read from.
+        feature_cosine_ci95: its interval.
         agreement: share of images that are answered as without pruning; None where the network gives features. Of a
             vision-language model, the share of prompts whose answer begins with the same token.
         agreement_ci95: its interval.
@@ -51,13 +52,17 @@ class Sensitivity:
     share: float
     dropped: float
     samples: int
-    output_cosine: float
-    output_cosine_ci95: tuple[float, float]
+    feature_cosine: float
+    feature_cosine_ci95: tuple[float, float]
     agreement: float | None = None
     agreement_ci95: tuple[float, float] | None = None
     accuracy: float | None = None
     accuracy_change: float | None = None
     accuracy_change_ci95: tuple[float, float] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row as plain data."""
+        return asdict(self)
 
 
 def drop_sensitivity(
@@ -104,10 +109,10 @@ def drop_sensitivity(
     with torch.inference_mode():
         for batch in batches:
             forward, labels = passes_of(adapter, batch, site)
-            whole, _ = forward(Plan())
+            whole = forward(Plan())
             for key, plan in plans.items():
-                found[key].add(whole, *forward(plan), labels)
-            done += len(whole)
+                found[key].add(whole, forward(plan), labels)
+            done += len(whole.outputs)
             advance(done)
     if not done:
         raise SaintpruneError("there are no batches to measure: give a dataset with images or prompts")
@@ -125,12 +130,12 @@ class _Found:
     change: list[Tensor] = field(default_factory=list)
     dropped: list[float] = field(default_factory=list)
 
-    def add(self, whole: Tensor, pruned: Tensor, dropped: float, labels: Tensor | None) -> None:
-        """Add a batch: unpruned and pruned outputs [B, D], the share that was dropped, and labels [B]."""
-        self.cosine.append(cosine_similarity(whole.float(), pruned.float(), dim=-1).cpu())
-        answer, before = pruned.argmax(-1).cpu(), whole.argmax(-1).cpu()
+    def add(self, whole: Outcome, pruned: Outcome, labels: Tensor | None) -> None:
+        """Add a batch: the unpruned and the pruned pass, and labels [B]."""
+        self.cosine.append(cosine_similarity(whole.features.float(), pruned.features.float(), dim=-1).cpu())
+        answer, before = pruned.outputs.argmax(-1).cpu(), whole.outputs.argmax(-1).cpu()
         self.same.append((answer == before).float())
-        self.dropped.append(dropped * len(whole))
+        self.dropped.append(pruned.dropped * len(answer))
         if labels is not None:
             labels = labels.cpu()
             self.right.append((answer == labels).float())
@@ -150,8 +155,8 @@ def _row(method: str, layer: int, share: float, found: _Found, answers: bool) ->
         share=share,
         dropped=sum(found.dropped) / samples,
         samples=samples,
-        output_cosine=cosine,
-        output_cosine_ci95=cosine_ci95,
+        feature_cosine=cosine,
+        feature_cosine_ci95=cosine_ci95,
         agreement=agreement,
         agreement_ci95=agreement_ci95,
         accuracy=torch.cat(found.right).double().mean().item() if labelled else None,

@@ -86,5 +86,5 @@ def _scaled(value: float | None, interval: tuple[float, float] | None, scale: fl
 _MEASURES = (
     ("change of accuracy, points", lambda row: _scaled(row.accuracy_change, row.accuracy_change_ci95, 100, 0)),
     ("answers unchanged, %", lambda row: _scaled(row.agreement, row.agreement_ci95, 100, 0)),
-    ("change of the output, 1 − cosine", lambda row: _scaled(row.output_cosine, row.output_cosine_ci95, -1, 1)),
+    ("change of the features, 1 − cosine", lambda row: _scaled(row.feature_cosine, row.feature_cosine_ci95, -1, 1)),
 )

@@ -2,6 +2,7 @@
 
     model: vit_s14
     dataset: elpv
+    split: train
     record: outputs/…            # where the curves lie
     parts:
       vision:
@@ -13,36 +14,38 @@
         best_three: [[0, 3], [3, 8], [8, 12]]                                  # also where there are no three stages
         …
 
-Only stages that were found and named stand under `boundaries`.
+Only stages that were found, and that behave like their names, stand under `boundaries`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from saintprune.analysis.behaviour import NAMES
 from saintprune.analysis.verdict import Verdict
 from saintprune.errors import SaintpruneError, did_you_mean
+from saintprune.plan import NAMED
 
-HEAD = "# Written by task=analyze. `layers: aligner` (explorer, aggregator) in a stage reads `boundaries`.\n"
+HEAD = "# Written by task=analyze. `layers: aligner` in a plan reads `boundaries`, or else `best_three`.\n"
 
 
-def stages_content(verdicts: Sequence[Verdict], *, model: str, dataset: str, record: str) -> dict[str, Any]:
+def stages_content(verdicts: Sequence[Verdict], *, model: str, dataset: str, split: str, record: str) -> dict[str, Any]:
     """Return the content of the file of one model.
 
     Args:
         verdicts: one per part of the model.
         model: its name, that of its config.
         dataset: whose images decided.
+        split: "train" or "test".
         record: where the curves and the record of the run lie.
     """
     parts = {verdict.part: _entry(verdict) for verdict in verdicts}
-    return {"model": model, "dataset": dataset, "record": record, "parts": parts}
+    return {"model": model, "dataset": dataset, "split": split, "record": record, "parts": parts}
 
 
 def _entry(verdict: Verdict) -> dict[str, Any]:
@@ -92,8 +95,24 @@ def read_stages(path: Path) -> dict[str, Any]:
     return content
 
 
-def block_numbers(content: Mapping[str, Any], name: str, site: str = "vision") -> list[int]:
+@dataclass(frozen=True)
+class Located:
+    """Where a named stage lies.
+
+    Attributes:
+        blocks: 0-based numbers.
+        note: what the analysis does not vouch for; None where it found this stage.
+    """
+
+    blocks: tuple[int, ...]
+    note: str | None = None
+
+
+def locate(content: Mapping[str, Any], name: str, site: str = "vision") -> Located:
     """Return the blocks of a named stage.
+
+    Where the analysis found three stages, the name is that of a segment that behaves so. Where it found none, or none
+    that behaves so, the name counts the best three segments (first, second, third), and the note says it.
 
     Args:
         content: of the file, see `read_stages`.
@@ -101,26 +120,27 @@ def block_numbers(content: Mapping[str, Any], name: str, site: str = "vision") -
         site: "vision", or "language", where the image tokens among themselves decide.
 
     Raises:
-        SaintpruneError: no such name, or the analysis found no such stage; the message says what it found.
+        SaintpruneError: no such name, or the analysis says nothing about this site.
     """
-    if name not in NAMES:
-        raise SaintpruneError(f"{name!r} is no stage{did_you_mean(name, NAMES)}: use {', '.join(NAMES)}")
+    if name not in NAMED:
+        raise SaintpruneError(f"{name!r} is no stage{did_you_mean(name, NAMED)}: use {', '.join(NAMED)}")
     parts, model = content["parts"], content.get("model", "this model")
     part = next((found for found in (site, f"{site}/vision-vision") if found in parts), None)
     if part is None:
         raise SaintpruneError(f"the analysis of {model} knows {', '.join(parts) or 'nothing'}, but not {site}")
     entry = parts[part]
     span = entry["boundaries"].get(name)
-    if span is None:
-        where = ", ".join(
-            f"{called} {start}:{end}"
-            for called, (start, end) in zip(
-                entry.get("best_three_names", ()), entry.get("best_three", ()), strict=False
-            )
-        )
-        advice = f" (the best three parts: {where})" if where else ""
+    if span is not None:
+        return Located(tuple(range(*span)))
+    if not entry["best_three"]:
         raise SaintpruneError(
-            f"layers={name}: the analysis of {model} ({part}) found {entry['verdict']}; name blocks instead, such as"
-            f" layers=0:{max(1, entry['layers'] // 4)}{advice}"
+            f"layers={name}: the analysis of {model} ({part}) found {entry['verdict']}; name blocks instead"
         )
-    return list(range(*span))
+    place = NAMED.index(name)
+    first, end = entry["best_three"][place]
+    found = f"no stage that behaves like an {name}" if entry["three_stages"] else "no three stages"
+    return Located(
+        tuple(range(first, end)),
+        f"layers={name} takes blocks {first} to {end - 1}, number {place + 1} of the best three segments of {model}"
+        f" ({part}), but the analysis found {found} there (conf/stages has its reasons)",
+    )

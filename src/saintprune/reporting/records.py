@@ -37,6 +37,8 @@ class RunRecord:
     tower_tokens_per_block and peak_memory_mib. There `delta.speedup` is that of a whole answer of
     `benchmark.new_tokens` tokens, ttft_speedup and decode_speedup are those of its parts, and selector_overhead is a
     share of the time to the first token. `extrapolated` tells from how many layers the figures were predicted.
+
+    `analysis` is what task=analyze found: samples, parts (see `saintprune.analysis.stage_file`), sensitivity, seconds.
     """
 
     task: str
@@ -55,6 +57,7 @@ class RunRecord:
     extrapolated: dict[str, Any] | None = None
     benchmark: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
+    analysis: dict[str, Any] | None = None
     hardware: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
