@@ -15,8 +15,8 @@ from saintprune.reduction.survivors import keep_all, keep_top
 class EViT(Reducer):
     """The patches of largest attention from the query row stay; the others become one token, weighted by attention.
 
-    Deviations: the fused token is the weighted mean, not the weighted sum, which a network that was not trained with it
-    would see as a token of small norm; it stands where its most attended patch stood, is an ordinary patch for later
+    What is ours: the weights of the fused token are made to sum to 1, as a network that was not trained for it would see
+    a token of small norm otherwise; the token stands where its most attended patch stood, is an ordinary patch for later
     layers, and counts as one patch in attention unless the stage says `proportional_attention: true`.
 
     Attributes:
