@@ -7,14 +7,16 @@ import pytest
 import torch
 
 import hf_families
+import vlm_families
 from families import make
 from peer_states import groups, layer
 from saintprune import HFVision
 from saintprune.adapters.sequence import in_order
+from saintprune.adapters.vlm import VLM
 from saintprune.errors import SaintpruneError
 from saintprune.evaluation.benchmark import replayed
-from saintprune.plan import Plan, Schedule
-from saintprune.reduction import LayerState
+from saintprune.evaluation.layer_paths import Depths, follow
+from saintprune.plan import Plan, Schedule, Stage
 from saintprune.reduction.ats import ATS
 from saintprune.reduction.diffrate import DiffRate
 from saintprune.reduction.evit import EViT
@@ -89,6 +91,25 @@ def test_hugging_face_towers_leave_what_the_schedule_says(name, family):
         out = net(images).last_hidden_state
     assert [event.layer for event in run.events] == [1, 3] and run.stream.valid is None
     assert out.shape[1] == 32 + adapter.prefix and out.isfinite().all()
+
+
+@every_method
+@pytest.mark.parametrize("family", ["clip", "siglip", "registers"])
+@pytest.mark.parametrize("proportional", [True, False])
+def test_a_tower_computes_what_loops_compute(name, family, proportional):
+    """One image at a time in plain matrix products, given who stays and who joins whom; also where images differ."""
+    net, images = hf_families.make(family)
+    adapter = HFVision(net, pool="sizes")
+    plan = Plan.vision(METHODS[name], [1, 2], proportional_attention=proportional)
+    with adapter.pruned(plan, recorded=True) as run:
+        out = net(images)
+    reductions = {event.layer: event.reductions[0] for event in run.events}
+    weighed = proportional and METHODS[name].merges
+    expected = hf_families.by_hand(family, net, images, reductions, weighed, by_size=METHODS[name].merges)
+    for row in range(3):
+        real = slice(None) if run.stream.valid is None else run.stream.valid[row]
+        torch.testing.assert_close(out.last_hidden_state[row][real], expected.last[row], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(out.pooler_output[row], expected.pooled[row], atol=1e-5, rtol=1e-4)
 
 
 @every_method
@@ -192,8 +213,35 @@ def test_a_table_of_another_depth_says_where():
         net(images)
 
 
-def test_a_site_that_cannot_see_values_says_so():
-    state = LayerState(keys=torch.zeros(1, 4, 0))
-    for ask in (state.value_norms, state.head_importance):
-        with pytest.raises(ValueError, match="site=vision"):
-            ask()
+@pytest.mark.parametrize("method", [ATS(), SPViT()])
+@pytest.mark.parametrize("site", ["projector", "language"])
+def test_a_site_that_cannot_tell_heads_apart_says_so(site, method):
+    net = vlm_families.build("llava")
+    plan = Plan({"one": Stage(site, "all" if site == "projector" else [2], method)})
+    with pytest.raises(SaintpruneError, match=r"stages.one, block \d: attention per head.*site=vision"):
+        run(net, plan)
+
+
+def run(net, plan):
+    with VLM(net).pruned(plan) as run:
+        return net(**vlm_families.inputs("llava", net)).logits, run.events
+
+
+@pytest.mark.parametrize("site", ["projector", "language"])
+def test_what_needs_no_heads_works_at_every_site(site):
+    net = vlm_families.build("llava")
+    for method in (EViT(), PiToMe(), ToFu(r=4), DiffRate([0.1], [0.4])):
+        if site == "language" and isinstance(method, DiffRate):
+            method = DiffRate([0.1] * 6, [0.4] * 6)
+        logits, events = run(net, Plan({"one": Stage(site, "all" if site == "projector" else [4], method)}))
+        assert logits.isfinite().all() and events[0].tokens_after < events[0].tokens_before
+
+
+@pytest.mark.parametrize("method", [ATS(), SPViT(), EViT()])
+def test_the_path_through_a_model_that_is_not_there_is_found(method):
+    net = vlm_families.build("llava")
+    stage = Stage("vision", [0.25, 0.5], method, Schedule(keep=(12, 5)))
+    path = follow(VLM(net), Plan({"vision": stage}), Depths(decoder=2, tower=8), 16)
+    assert path.tower == [16, 16, 16, 12, 12, 5, 5, 5, 5] and len(path.selections) == 2
+    for selection in path.selections:
+        selection.prepare()()

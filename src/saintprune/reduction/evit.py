@@ -15,9 +15,9 @@ from saintprune.reduction.survivors import keep_all, keep_top
 class EViT(Reducer):
     """The patches of largest attention from the query row stay; the others become one token, weighted by attention.
 
-    What is ours: the weights of the fused token are made to sum to 1, as a network that was not trained for it would see
-    a token of small norm otherwise; the token stands where its most attended patch stood, is an ordinary patch for later
-    layers, and counts as one patch in attention unless the stage says `proportional_attention: true`.
+    What is ours: the weights of the fused token are made to sum to 1, as otherwise a network that was not trained for
+    it would see a token of small norm; the token stands where its most attended patch stood, is an ordinary patch for
+    later layers, and counts as one patch in attention unless the stage says `proportional_attention: true`.
 
     Attributes:
         ratio: share of a layer's patches that stay as they are, 0..1, rounded up; the fused token comes on top. Under a

@@ -43,11 +43,12 @@ def fused(state: LayerState, scores: Tensor, left: Count) -> Reduction:
     mask = leading(order, left)
     kept = keep_masked(state, mask, left if isinstance(left, int) else None)
     last = left[:, None] - 1 if isinstance(left, Tensor) else order.new_full((len(order), 1), left - 1)
-    joins = torch.zeros_like(mask).scatter_(1, order.gather(1, last.clamp_min(0)), True) | ~mask
+    seat = order.gather(1, last.clamp_min(0))  # (b, 1), the best of the rest
+    joins = (~mask).scatter(1, seat, True)
     if state.patch_valid is not None:
         joins = joins & state.patch_valid
     place = torch.arange(state.patches, device=order.device)
-    target = torch.where(joins, order.gather(1, last.clamp_min(0)), place) + state.prefix
+    target = torch.where(joins, seat, place) + state.prefix
     special = torch.arange(state.prefix, device=order.device).expand(len(order), -1)
     weights = torch.where(joins, scores.float().clamp_min(1e-9), 1.0)  # attention may be exactly 0
     weights = torch.cat([weights.new_ones(special.shape), weights], dim=1)
