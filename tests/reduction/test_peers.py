@@ -122,6 +122,19 @@ def test_a_batch_in_a_network_equals_its_rows(name):
     torch.testing.assert_close(together, alone, atol=2e-6, rtol=0)
 
 
+@every_method
+@pytest.mark.parametrize("family", ["vit", "eva", "eva02"])
+def test_low_precision(name, family):
+    net, adapter, images = make(family)
+    plan = Plan.vision(METHODS[name], "all")
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16), adapter(net).pruned(plan):
+        assert net(images).isfinite().all()
+    net, images = net.bfloat16(), images.bfloat16()
+    with adapter(net).pruned(plan) as run:
+        out = net(images)
+    assert out.dtype == torch.bfloat16 and out.isfinite().all() and run.events[-1].tokens_after < run.tokens_at_entry
+
+
 @pytest.mark.parametrize("family", ["vit", "qk_norm", "eva", "eva02", "dinov3", "rope_mixed", "post_norm"])
 def test_timm_values_and_heads_are_those_of_attention(family):
     """The values that attention mixes, caught where the kernel gets them."""
