@@ -95,12 +95,16 @@ def _attention(attention, x, bias):
 
 
 def _reduce(reduction, row, x, sizes):
-    """Follow one row of a reduction with loops: padding left out, merged tokens averaged by size."""
+    """Follow one row of a reduction with loops: padding left out, merged tokens averaged by weight or size."""
     real = len(reduction.keep[row]) if reduction.valid is None else int(reduction.valid[row].sum())
     if reduction.merge_to is None:
         return x[reduction.keep[row, :real]], sizes[reduction.keep[row, :real]]
     members = [[i for i in range(len(x)) if reduction.merge_to[row, i] == slot] for slot in range(real)]
-    new = torch.stack([sum(x[i] * sizes[i] for i in group) / sum(sizes[i] for i in group) for group in members])
+    by = sizes if reduction.weights is None else reduction.weights[row]
+    new = torch.stack([sum(x[i] * by[i] for i in group) / sum(by[i] for i in group) for group in members])
+    if reduction.norm == "max":
+        longest = torch.stack([max(x[i].norm() for i in group) for group in members])
+        new = new / new.norm(dim=-1, keepdim=True) * longest[:, None]
     return new, torch.stack([sum(sizes[i] for i in group) for group in members])
 
 

@@ -17,10 +17,19 @@ from saintprune.reduction.saint import Saint
         ("-2:", (3, 4)),
         (":2", (0, 1)),
         ([3, 1, 3], (1, 3)),
+        ([0.25, 0.5, 0.75], (1, 2, 3)),
+        ([0.99, 0, 0.2], (0, 1, 4)),
     ],
 )
 def test_layers(layers, expected):
     assert Stage("vision", layers, Saint()).resolve(5) == expected
+
+
+def test_layers_as_shares_of_the_depth():
+    """floor(f * depth), also where the product of floats falls just short: 0.29 * 100 is 28.999999999999996."""
+    shares = Stage("vision", [0.25, 0.5, 0.75], Saint())
+    assert [shares.resolve(depth) for depth in (12, 24, 32)] == [(3, 6, 9), (6, 12, 18), (8, 16, 24)]
+    assert Stage("vision", [0.29], Saint()).resolve(100) == (29,)
 
 
 @pytest.mark.parametrize(("layers", "message"), [([5], "0..4"), ("2:7", "5 blocks"), ("3:3", "none of 5 blocks")])
@@ -57,6 +66,8 @@ def test_steps_know_their_budget():
         (lambda: Schedule(keep=(-1,)), "keep has -1"),
         (lambda: Stage("tower", "all", Saint()), "site is 'tower'"),
         (lambda: Stage("vision", "last_half", Saint()), "layers is 'last_half'"),
+        (lambda: Stage("vision", [0.5, 1.0], Saint()), "layers has 1.0, but floats are shares of the depth"),
+        (lambda: Stage("vision", [0.0], Saint()), "layers has 0.0"),
         (lambda: Stage("vision", "all", RandomDrop()), "schedule.drop=0.5"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -66,15 +67,16 @@ class Stage:
 
     Attributes:
         site: "vision" (the tower), "projector" (between tower and decoder, one place) or "language" (the decoder).
-        layers: "all", "first_half", a slice such as "7:17", or block numbers (0-based); or one of `NAMED`, which
-            `Plan.located` must turn into block numbers before the plan is used.
+        layers: "all", "first_half", a slice such as "7:17", or a list: block numbers (ints, 0-based) or shares of the
+            depth (floats between 0 and 1), where f is block floor(f * depth), so that a plan fits any depth;
+            or one of `NAMED`, which `Plan.located` must turn into block numbers before the plan is used.
         method: the reducer.
         schedule: tokens to leave per pruned layer; required by methods that rank but do not decide how many.
         proportional_attention: let a merged token be attended to as the patches it stands for; merging in a tower only.
     """
 
     site: str
-    layers: str | Sequence[int]
+    layers: str | Sequence[int | float]
     method: Reducer
     schedule: Schedule | None = None
     proportional_attention: bool = True
@@ -85,6 +87,11 @@ class Stage:
             raise ValueError(f"site is {self.site!r}, but must be one of {', '.join(SITES)}")
         if not isinstance(self.layers, str):
             object.__setattr__(self, "layers", tuple(self.layers))
+            for place in self.layers:
+                if isinstance(place, float) and not 0 < place < 1:
+                    raise ValueError(
+                        f"layers has {place}, but floats are shares of the depth, between 0 and 1; blocks are ints"
+                    )
         elif self.layers not in ("all", "first_half", *NAMED) and not re.fullmatch(r"-?\d*:-?\d*", self.layers):
             raise ValueError(
                 f"layers is {self.layers!r}, but must be a list of block numbers, 'all', 'first_half', a slice such as"
@@ -116,12 +123,13 @@ class Stage:
             if not numbers:
                 raise SaintpruneError(f"{name}.layers is {self.layers!r}, which selects none of {depth} blocks")
             return numbers
-        for number in self.layers:
+        numbers = [_block(place, depth) for place in self.layers]
+        for number in numbers:
             if not 0 <= number < depth:
                 raise SaintpruneError(
                     f"{name}.layers has {number}, but the network has {depth} blocks (0..{depth - 1})"
                 )
-        return tuple(sorted(set(self.layers)))
+        return tuple(sorted(set(numbers)))
 
 
 @dataclass(frozen=True)
@@ -143,12 +151,12 @@ class Plan:
                 raise ValueError(f"stages.{name} is {stage!r}, but must be a stage: a site, layers and a method")
 
     @classmethod
-    def vision(cls, method: Reducer, layers: str | Sequence[int] = "first_half", **stage: Any) -> Plan:
+    def vision(cls, method: Reducer, layers: str | Sequence[int | float] = "first_half", **stage: Any) -> Plan:
         """Return the plan of one method in the vision tower; `stage` takes the other attributes of `Stage`."""
         return cls({"vision": Stage("vision", layers, method, **stage)})
 
     @classmethod
-    def language(cls, method: Reducer, layers: str | Sequence[int], **stage: Any) -> Plan:
+    def language(cls, method: Reducer, layers: str | Sequence[int | float], **stage: Any) -> Plan:
         """Return the plan of one method in the decoder; `stage` takes the other attributes of `Stage`."""
         return cls({"language": Stage("language", layers, method, **stage)})
 
@@ -203,6 +211,11 @@ class Step:
         """Return the patches to leave of those that entered the network; None without a schedule."""
         schedule = self.stage.schedule
         return None if schedule is None else schedule.budget(self.number, self.total, patches)
+
+
+def _block(place: int | float, depth: int) -> int:
+    """Return the number of a block, given it or the share of the depth before it."""
+    return math.floor(place * depth + 1e-9) if isinstance(place, float) else place  # 0.29 * 100 < 29 in floats
 
 
 IDENTITY = Plan({"vision": Stage("vision", "all", KeepAll())})

@@ -23,7 +23,10 @@ PRUNINGS = sorted(
 VALUES = {  # for "every knob changes some result": other values than the default, by name
     "threshold": [0.1, 0.5], "min_neighbours": [1, 9], "gamma": [0.0, 50.0], "vote": ["batch", "sample"],
     "order": ["position", "reference"], "keep": [9, 0.4], "divisor": [1, 3], "quirk_divisor": [True, False],
-    "r": [1, 5], "seed": [7, 8],
+    "r": [1, 5], "seed": [7, 8], "prune_layers": [0, 12], "ratio": [0.6, 0.8], "margin": [0.2, 0.9],
+    "alpha": [0.0, 9.0],
+    "fuse": [True, False], "samples": [9, 0.7], "cut": [0.5, 0.9], "heads": ["sharpness", "equal"],
+    "prune": [[0.1] * 12, [0.3] * 12], "merge": [[0.1] * 12, [0.2] * 12],
 }  # fmt: skip
 
 
@@ -37,7 +40,17 @@ def state(batch=4, tokens=65, prefix=1, **more):
     generator = torch.Generator().manual_seed(5)
     keys = torch.randn(batch, tokens, 8, generator=generator) + 1.5  # a common part, as real keys have
     attention = torch.rand(batch, tokens, generator=generator).softmax(1)
-    return LayerState(keys=keys, prefix=prefix, tokens=keys, grid=(8, 8), depth=12, attention=lambda: attention, **more)
+    heads = torch.randn(batch, 3, tokens, generator=generator).mul(torch.tensor([[0.3], [1.0], [3.0]])).softmax(-1)
+    values = torch.rand(batch, 3, tokens, generator=generator)
+    rows = {"attention": lambda: attention, "head_attention": lambda: heads, "values": lambda: values}
+    return LayerState(keys=keys, prefix=prefix, tokens=keys, grid=(8, 8), **{"depth": 12, **rows, **more})
+
+
+def alone(layer, row):
+    """One sample of a state."""
+    rows = {"attention": layer.importance(), "head_attention": layer.head_importance(), "values": layer.value_norms()}
+    rows = {name: lambda value=value[row : row + 1]: value for name, value in rows.items()}
+    return replace(layer, keys=layer.keys[row : row + 1], tokens=layer.tokens[row : row + 1], **rows)
 
 
 # methods are tested once, by the name of the first YAML that has them
@@ -66,7 +79,9 @@ class TestEveryMethod:
         assert torch.equal(layer.keys, before)
         assert reduction.keep.dtype == torch.int64
         assert (reduction.keep[:, 0] == 0).all(), "the class token stands first"
-        for row in reduction.keep:
+        real = torch.ones_like(reduction.keep, dtype=torch.bool) if reduction.valid is None else reduction.valid
+        assert (real.long().diff(dim=1) <= 0).all(), "padding stands at the end"
+        for row in (row[there] for row, there in zip(reduction.keep, real, strict=True)):
             assert len(set(row.tolist())) == len(row) and row.min() >= 0 and row.max() < 65
         assert (reduction.merge_to is not None) <= method.merges
         if budget is not None and not isinstance(method, KeepAll):
@@ -82,10 +97,14 @@ class TestEveryMethod:
     def test_a_sample_does_not_depend_on_its_batch(self, pruning):
         """At a fixed number of tokens; SAINT's vote per batch is the one published exception."""
         method, layer = method_of(pruning), state(budget=40)
-        together, attention = method.select(layer).keep, layer.importance()
+        together = method.select(layer)
         for row in range(4):
-            alone = replace(layer, keys=layer.keys[row : row + 1], attention=lambda row=row: attention[row : row + 1])
-            assert torch.equal(method.select(alone).keep[0], together[row])
+            single = method.select(alone(layer, row))
+            assert torch.equal(single.keep[0], together.keep[row])
+            if together.merge_to is not None:
+                assert torch.equal(single.merge_to[0], together.merge_to[row])
+            if together.weights is not None:
+                torch.testing.assert_close(single.weights[0], together.weights[row])
 
     def test_every_knob_changes_some_result(self, pruning):
         method = method_of(pruning)
@@ -106,7 +125,9 @@ def test_every_plan_runs_in_a_network(pruning):
     assert isinstance(plan, Plan)
     short = Plan(
         {
-            name: replace(stage, layers="all" if stage.site == "projector" else "first_half")
+            name: replace(
+                stage, layers="all" if stage.site == "projector" else "first_half", method=fitted(stage.method)
+            )
             for name, stage in plan.stages.items()
         }
     )
@@ -123,6 +144,11 @@ def test_every_plan_runs_in_a_network(pruning):
     assert len(run.events) == expected
 
 
+def fitted(method):
+    """The method with its table, where it has one, cut down to the networks' four blocks."""
+    return replace(method, prune=method.prune[:4], merge=method.merge[:4]) if hasattr(method, "prune") else method
+
+
 def loosened(method):
     """The method with a threshold at which the random keys do have neighbours."""
     return [replace(method, threshold=0.8, min_neighbours=3)] if hasattr(method, "threshold") else []
@@ -131,11 +157,12 @@ def loosened(method):
 def describe(method, layers):
     """What a method answers, as something to compare."""
     found = [method.select(layer) for layer in layers]
-    return str([(r.keep.tolist(), None if r.valid is None else r.valid.tolist()) for r in found])
+    return str([[part.tolist() if torch.is_tensor(part) else part for part in vars(r).values()] for r in found])
 
 
 def test_the_yaml_files_are_found():
     assert {"saint", "tome", "random", "stride", "pool", "attention", "none", "saint_budget"} <= set(PRUNINGS)
+    assert {"tofu", "pitome", "evit", "ats", "diffrate", "spvit"} <= set(PRUNINGS)
     assert {"saint_language", "saint_hybrid", "drop75/saint_hybrid"} <= set(PRUNINGS)
     assert {type(method_of(found)).__name__ for found in METHODS} >= {"Saint", "ToMe", "SaintBudget", "Pool", "Stride"}
     assert Path(config_dir() / "config.yaml").is_file()

@@ -64,6 +64,10 @@ class ViTAdapter(ABC):
         """Return the modules whose outputs are queries and keys (see `_heads`), and the logits' scale."""
 
     @abstractmethod
+    def _watch_values(self, undo: ExitStack, block: Any, observed: Observed) -> None:
+        """Hook the block's attention so that `observed.value` returns its values, [B, heads, N, width]."""
+
+    @abstractmethod
     def _grid(self, patches: int) -> tuple[int, int] | None:
         """Return (rows, columns) of the patch grid."""
 
@@ -121,7 +125,7 @@ class ViTAdapter(ABC):
             undo: takes the undoing; close it before or with `pruned()`.
             run: what `pruned()` gave.
             layer: 0-based number of the block.
-            reads: what to watch: any of "keys" and "importance".
+            reads: what to watch: any of "keys", "importance" and "values".
 
         Raises:
             SaintpruneError: the network has no such block.
@@ -161,6 +165,8 @@ class ViTAdapter(ABC):
             undo.callback(key.register_forward_hook(catch_key).remove)
         if "importance" in reads:
             undo.callback(query.register_forward_hook(catch_query).remove)
+        if "values" in reads:
+            self._watch_values(undo, block, observed)
 
     def _watch_images(self, undo: ExitStack, embedding: nn.Module) -> None:
         """Note the size of the images that enter a module, for the grid."""
@@ -206,7 +212,7 @@ class ViTAdapter(ABC):
         sizes = stream.sizes
         stream.bias_sizes = stream.bias_sizes or (stage.method.merges and stage.proportional_attention)
         reduction = run.select(step, x, layer, observed)
-        observed.query = observed.key = None  # they hold the memory of the whole qkv projection
+        observed.forget()
         return reduction.apply(x, sizes)
 
     def _mlp_of_real_tokens(self, block: Any, x: Tensor, stream: TokenStream) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -138,6 +139,12 @@ class HFVision(ViTAdapter):
     def _heads(self, block: Any, projected: Tensor) -> Tensor:
         width = getattr(block, self._family.attention).head_dim
         return projected.unflatten(-1, (-1, width)).transpose(1, 2)  # (b, n, h c) -> (b, h, n, c)
+
+    def _watch_values(self, undo: ExitStack, block: Any, observed: Observed) -> None:
+        def catch(module: nn.Module, args: Any, output: Tensor) -> None:
+            observed.value = partial(self._heads, block, output)
+
+        undo.callback(getattr(block, self._family.attention).v_proj.register_forward_hook(catch).remove)
 
     def _grid(self, patches: int) -> tuple[int, int] | None:
         """Return (rows, columns) of the patches of the images that are on their way; None if they do not fit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -165,6 +166,8 @@ class PrunedRun:
             depth=self.depth,
             budget=step.budget(stream.patches_at_entry),
             attention=partial(observed.attention, stream),
+            head_attention=partial(observed.head_attention, stream) if "importance" in stage.method.reads else None,
+            values=observed.value_norms if "values" in stage.method.reads else None,
         )
         reduction = choose(step, state)
         seconds = now(x.device, self.timed) - started
@@ -196,11 +199,12 @@ class PrunedRun:
 
 @dataclass(eq=False)
 class Observed:
-    """Queries and keys of one attention layer, caught by hooks: [B, heads, N, head width]."""
+    """Queries and keys of one attention layer, caught by hooks: [B, heads, N, head width]; `value` returns values."""
 
     scale: float
     query: Tensor | None = None
     key: Tensor | None = None
+    value: Callable[[], Tensor] | None = None
 
     def mean_keys(self) -> Tensor:
         """Return [B, N, C] float32: the keys averaged over heads."""
@@ -208,7 +212,11 @@ class Observed:
         return self.key.mean(1, dtype=torch.float32)  # (b, h, n, c) -> (b, n, c)
 
     def attention(self, stream: TokenStream) -> Tensor:
-        """Recompute one row of attention, [B, N]: what the query row gives to each token, averaged over heads.
+        """Recompute one row of attention, [B, N]: what the query row gives to each token, averaged over heads."""
+        return self.head_attention(stream).mean(1)
+
+    def head_attention(self, stream: TokenStream) -> Tensor:
+        """Recompute one row of attention, [B, heads, N]: what the query row gives to each token in each head.
 
         The query row is the first token's where there is a special one, else the mean of all queries.
         """
@@ -217,7 +225,16 @@ class Observed:
         mask = stream.attention_mask(torch.float32)
         if mask is not None:
             logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
-        return logits.softmax(-1).mean(1)[:, 0]
+        return logits.softmax(-1)[:, :, 0]
+
+    def value_norms(self) -> Tensor:
+        """Return [B, heads, N] float32: the L2 norms of the values."""
+        assert self.value is not None
+        return self.value().float().norm(dim=-1)
+
+    def forget(self) -> None:
+        """Free the tensors: they hold the memory of the whole qkv projection."""
+        self.query = self.key = self.value = None
 
 
 def choose(step: Step, state: LayerState) -> Reduction:

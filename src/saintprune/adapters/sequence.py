@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -184,4 +184,5 @@ def in_order(reduction: Reduction) -> Reduction:
         place = torch.arange(order.shape[1], device=order.device).expand_as(order)
         slot = torch.empty_like(order).scatter_(1, order, place)
         merge_to = torch.where(merge_to < 0, merge_to, slot.gather(1, merge_to.clamp_min(0)))
-    return Reduction(keep.gather(1, order), None if valid is None else valid.gather(1, order), merge_to)
+    valid = None if valid is None else valid.gather(1, order)
+    return replace(reduction, keep=keep.gather(1, order), valid=valid, merge_to=merge_to)

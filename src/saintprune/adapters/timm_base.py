@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from timm.layers.attention_pool import AttentionPoolLatent
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from saintprune.adapters.base import ViTAdapter
 from saintprune.adapters.borrow import patch
-from saintprune.adapters.run import PrunedRun
+from saintprune.adapters.run import Observed, PrunedRun
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Step
 
@@ -63,6 +65,24 @@ class TimmAdapter(ViTAdapter):
     def _attention_modules(self, block: Any) -> tuple[nn.Module, nn.Module, float]:
         return block.attn.q_norm, block.attn.k_norm, block.attn.scale
 
+    def _watch_values(self, undo: ExitStack, block: Any, observed: Observed) -> None:
+        """Take the values from the module that makes them; where timm calls none of its modules, make them again."""
+        attn = block.attn
+        fused = getattr(attn, "qkv", None)
+
+        def catch(module: nn.Module, args: Any, output: Tensor) -> None:
+            observed.value = partial(_values, output, attn.head_dim, 1 if fused is None else 3)
+
+        def catch_input(module: nn.Module, args: Any) -> None:
+            observed.value = partial(_projected_values, attn, args[0])
+
+        if fused is None:
+            undo.callback(attn.v_proj.register_forward_hook(catch).remove)
+        elif getattr(attn, "q_bias", None) is None or attn.qkv_bias_separate:
+            undo.callback(fused.register_forward_hook(catch).remove)
+        else:
+            undo.callback(attn.register_forward_pre_hook(catch_input).remove)
+
     def _install(self, undo: ExitStack, run: PrunedRun, steps: dict[int, Step]) -> None:
         super()._install(undo, run, steps)
         self._watch_images(undo, self.net.patch_embed)
@@ -108,3 +128,15 @@ class TimmAdapter(ViTAdapter):
         mean = ((x.float() * weights).sum(1) / weights.sum(1).clamp_min(1e-6)).to(x.dtype)  # fp16 sums overflow
         top = x.masked_fill(weights == 0, -torch.inf).amax(1) if "max" in pool_type else mean
         return {"avg": mean, "max": top, "avgmax": 0.5 * (mean + top)}[pool_type]
+
+
+def _values(projected: Tensor, width: int, parts: int) -> Tensor:
+    """Return values [B, heads, N, width]: the last of the equal parts of a projection [B, N, parts * heads * width]."""
+    return projected.chunk(parts, dim=-1)[-1].unflatten(-1, (-1, width)).transpose(1, 2)
+
+
+def _projected_values(attn: Any, x: Tensor) -> Tensor:
+    """Project tokens [B, N, D] to values [B, heads, N, width] by the last third of a fused projection."""
+    weight = attn.qkv.weight.chunk(3)[-1]
+    bias = attn.v_bias
+    return _values(linear(x.to(weight.dtype), weight, bias), attn.head_dim, 1)

@@ -148,6 +148,7 @@ def _state(step: Step, layer: int, depth: int, places: Tensor, width: _Width, pr
     device, length = places.device, places.shape[1] + prefix
     method, side = step.stage.method, math.isqrt(entry)
     keys, tokens = (torch.randn(1, length, size, device=device) for size in (width.keys, width.tokens))
+    noise = torch.randn(width.heads, length, width.keys, device=device)
     return LayerState(
         keys=keys if "keys" in method.reads else tokens[..., :0],
         prefix=prefix,
@@ -158,7 +159,9 @@ def _state(step: Step, layer: int, depth: int, places: Tensor, width: _Width, pr
         layer=layer,
         depth=depth,
         budget=step.budget(entry),
-        attention=partial(_row, torch.randn(width.heads, length, width.keys, device=device)),
+        attention=lambda: _rows(noise).mean(1),
+        head_attention=partial(_rows, noise),
+        values=lambda: noise.norm(dim=-1)[None],
     )
 
 
@@ -167,9 +170,9 @@ def _reduced(step: Step, state: LayerState) -> Tensor:
     return choose(step, state).apply(state.tokens, state.sizes)
 
 
-def _row(keys: Tensor) -> Tensor:
-    """Return [1, N]: a row of attention to keys [heads, N, C], averaged over heads."""
-    return (keys[:, -1:] @ keys.mT).softmax(-1).mean(0)
+def _rows(keys: Tensor) -> Tensor:
+    """Return [1, heads, N]: a row of attention to keys [heads, N, C]."""
+    return (keys[:, -1:] @ keys.mT).softmax(-1).transpose(0, 1)
 
 
 def _read_layer(adapter: VLM) -> int:

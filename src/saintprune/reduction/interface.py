@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ class LayerState:
         depth: number of blocks.
         budget: patches to leave, given by a `Schedule`; None leaves the number to the method.
         attention: a function that computes `importance`.
+        head_attention: a function that computes `head_importance`; None where it is not observed.
+        values: a function that computes `value_norms`; None where they are not observed.
         group: which batch of the layer this is; a decoder hands image spans of each length to the method apart.
     """
 
@@ -44,6 +46,8 @@ class LayerState:
     depth: int = 1
     budget: int | None = None
     attention: Callable[[], Tensor] | None = None
+    head_attention: Callable[[], Tensor] | None = None
+    values: Callable[[], Tensor] | None = None
     group: int = 0
 
     @property
@@ -62,6 +66,24 @@ class LayerState:
             raise ValueError("importance was not recorded: name it in the method's `reads`")
         return self.attention()
 
+    def head_importance(self) -> Tensor:
+        """Return [B, H, N]: the same row of attention, each head apart."""
+        if self.head_attention is None:
+            raise ValueError(
+                "attention per head is not observed here: name importance in the method's `reads`, and use it at"
+                " site=vision, the one site that tells heads apart"
+            )
+        return self.head_attention()
+
+    def value_norms(self) -> Tensor:
+        """Return [B, H, N]: the L2 norm of each token's value in each head."""
+        if self.values is None:
+            raise ValueError(
+                "the values of attention are not observed here: name values in the method's `reads`, and use it at"
+                " site=vision, the one site that sees them"
+            )
+        return self.values()
+
 
 @dataclass(frozen=True, eq=False)
 class Reduction:
@@ -72,27 +94,37 @@ class Reduction:
         valid: [B, M] bool, False marks slots that only pad a sample to M; None means that all are real.
         merge_to: [B, N] int64, the slot 0..M-1 that each input token joins, -1 for none; None means that tokens
             outside `keep` are dropped.
+        weights: [B, N] float, weight of each token in the average of those that merge; None means its size. How many
+            patches a token stands for does not depend on it.
+        norm: length of a merged token: "mean", that of the average; "max", that of the longest token that went in
+            (MLERP, arXiv 2312.01026: the direction of the average, the largest norm).
     """
 
     keep: Tensor
     valid: Tensor | None = None
     merge_to: Tensor | None = None
+    weights: Tensor | None = None
+    norm: Literal["mean", "max"] = "mean"
 
     def apply(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
-        """Return the tokens that are left: gathered, or averaged with weights `sizes` where they merge.
+        """Return the tokens that are left: gathered, or averaged by weight or size where they merge.
 
         Args:
             x: [B, N, D].
-            sizes: [B, N], patches per token; None means 1 each. Only merging reads it.
+            sizes: [B, N], patches per token; None means 1 each. Only merging without `weights` reads it.
 
         Returns:
             [B, M, D] of the dtype of `x`.
         """
         if self.merge_to is None:
             return _gather(x, self.keep)
-        weights = torch.ones_like(self.merge_to, dtype=torch.float32) if sizes is None else sizes
+        weights = sizes if self.weights is None else self.weights
+        weights = torch.ones_like(self.merge_to, dtype=torch.float32) if weights is None else weights
         total = self._sum(weights[..., None], self.merge_to).clamp_min(1e-12)  # (b, m, 1); padding may hold nothing
-        return (self._sum(x.float() * weights[..., None], self.merge_to) / total).to(x.dtype)
+        mean = self._sum(x.float() * weights[..., None], self.merge_to) / total
+        if self.norm == "max":
+            mean = mean * (self._longest(x, self.merge_to) / mean.norm(dim=-1).clamp_min(1e-12))[..., None]
+        return mean.to(x.dtype)
 
     def apply_sizes(self, sizes: Tensor) -> Tensor:
         """Return [B, M]: patches that each survivor stands for, given [B, N] before."""
@@ -109,12 +141,19 @@ class Reduction:
         out = x.new_zeros(batch * (slots + 1), width).index_add_(0, flat.flatten(), x.flatten(0, 1))
         return out.view(batch, slots + 1, width)[:, :slots]
 
+    def _longest(self, x: Tensor, merge_to: Tensor) -> Tensor:
+        """Return the largest norm of the tokens [B, N, D] that join each slot -> [B, M]."""
+        batch, slots = self.keep.shape
+        norms = x.float().norm(dim=-1)
+        slot = torch.where(merge_to < 0, slots, merge_to)
+        return norms.new_zeros(batch, slots + 1).scatter_reduce_(1, slot, norms, "amax")[:, :slots]
+
 
 class Reducer(ABC):
     """A method: a frozen dataclass whose `select` maps a `LayerState` to a `Reduction`.
 
     Attributes:
-        reads: what of the layer must be observed for it: any of "keys" and "importance".
+        reads: what of the layer must be observed for it: any of "keys", "importance" (whole or per head) and "values".
         merges: whether its reductions carry `merge_to`, so that sizes and proportional attention matter.
         decides: whether it finds the number of tokens by itself; if not, the stage needs a `Schedule`.
     """

@@ -41,19 +41,19 @@ def keep_masked(state: LayerState, mask: Tensor, count: int | None = None) -> Re
     return Reduction(keep, torch.arange(width, device=mask.device) < lengths[:, None])
 
 
-def keep_top(state: LayerState, scores: Tensor, count: int) -> Reduction:
+def keep_top(state: LayerState, scores: Tensor, count: int | Tensor) -> Reduction:
     """The special tokens and the `count` patches with the largest scores survive, in their order.
 
     Args:
         state: the layer.
         scores: [B, P]; ties go to the earlier patch.
-        count: patches to leave in each sample.
+        count: patches to leave in each sample, or [B].
     """
-    count = min(max(count, 0), state.patches)
+    known = None if isinstance(count, Tensor) else min(max(count, 0), state.patches)
     if state.patch_valid is not None:
         scores = scores.masked_fill(~state.patch_valid, -torch.inf)
     order = scores.argsort(dim=1, descending=True, stable=True)
-    return keep_masked(state, leading(order, count), count)
+    return keep_masked(state, leading(order, count), known)
 
 
 def leading(ranking: Tensor, count: int | Tensor) -> Tensor:

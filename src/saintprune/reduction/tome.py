@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saintprune.reduction.interface import LayerState, Reducer, Reduction
+from saintprune.reduction.merging import merged
 from saintprune.reduction.survivors import keep_all, keep_masked, leading, reordered
 
 
@@ -92,9 +93,6 @@ def _reference_rank(state: LayerState, ranking: Tensor) -> Tensor:
 def _merging(state: LayerState, kept: Reduction, leaves: Tensor, partner: Tensor) -> Reduction:
     """Add to the survivors where the sources that leave [B, A] go: to their partners' slots."""
     batch, tokens = state.keys.shape[:2]
-    slots = torch.arange(kept.keep.shape[1], device=leaves.device).expand_as(kept.keep)
-    index = kept.keep if kept.valid is None else torch.where(kept.valid, kept.keep, tokens)
-    slot = torch.full((batch, tokens + 1), -1, device=leaves.device).scatter_(1, index, slots)[:, :tokens]
-    merge_to = slot.clone()
-    merge_to[:, ::2] = torch.where(leaves, slot.gather(1, 2 * partner + 1), slot[:, ::2])
-    return Reduction(kept.keep, kept.valid, merge_to)
+    target = torch.arange(tokens, device=leaves.device).repeat(batch, 1)
+    target[:, ::2] = torch.where(leaves, 2 * partner + 1, target[:, ::2])
+    return merged(kept, target)
