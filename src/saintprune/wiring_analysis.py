@@ -94,7 +94,12 @@ def analyze(parts: Parts, settings: AnalysisSettings, folder: Path) -> dict[str,
     seconds["trace_and_stages"] = time.perf_counter() - started
     rows = _sensitivity(parts, settings)
     seconds["sensitivity"] = time.perf_counter() - started - sum(seconds.values())
-    content = stages_content([part.verdict for part in studied], **meta, record=_relative(folder / "metrics.json"))
+    content = stages_content(
+        [part.verdict for part in studied],
+        [part.raw for part in studied],
+        **meta,
+        record=_relative(folder / "metrics.json"),
+    )
     write_stages(folder / "stages.yaml", content)
     pictures = _pictures(parts, settings)
     title = f"How tokens change in {meta['model']} ({meta['dataset']}, {settings.split} split)"
@@ -194,6 +199,7 @@ def _tell(parts: Parts, studied: Any, content: Any, settings: AnalysisSettings, 
         answer = "[green]three stages[/green]" if part.verdict.three_stages else "[yellow]no three stages[/yellow]"
         console.print(f"[bold]{part.name}[/bold]: {answer}", soft_wrap=True)
         console.print(f"  {part.verdict.reason}", soft_wrap=True, markup=False)
+        console.print(f"  by raw cosines: {part.raw.reason}", soft_wrap=True, markup=False)
     kept = stages_path(parts.cfg.model.name)
     if settings.save or (settings.save is None and not kept.exists()):
         write_stages(kept, content)

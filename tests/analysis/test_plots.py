@@ -225,7 +225,7 @@ def test_the_page_stands_alone(curves, verdict, tmp_path) -> None:
     path = write_page(
         tmp_path / "page" / "index.html",
         "Tokens of vit_s14 <tiny>",
-        [Section(curves, verdict, [(figure, 'Curves with "stages"')]), Section(curves, refused)],
+        [Section(curves, verdict, refused, [(figure, 'Curves with "stages"')]), Section(curves, refused)],
         figures=[(figure, "Again")],
         provenance={"model": "vit_s14", "versions": {"torch": "2"}, "images": [8, 9], "path": "a&b"},
     )

@@ -33,11 +33,13 @@ class Section:
     Attributes:
         curves: of the part.
         verdict: about it.
+        raw: the verdict by raw cosines.
         figures: pairs of a PNG (its SVG may stand beside it) and a caption, which is also what a screen reader says.
     """
 
     curves: Curves
     verdict: Verdict
+    raw: Verdict | None = None
     figures: Sequence[tuple[Path, str]] = ()
 
 
@@ -83,6 +85,8 @@ def _section(section: Section) -> str:
         f"<p>{verdict.images} images, {verdict.layers} blocks; what decided: "
         f"{escape(', '.join(words(name) for name in verdict.metrics))}.</p>",
     ]
+    if section.raw is not None:
+        parts.append(f"<p>By raw cosines instead: {escape(section.raw.reason)}.</p>")
     if verdict.boundaries is not None:
         parts += ["<h3>The best three segments</h3>", _segments(verdict), "<h3>The tests</h3>", _tests(verdict)]
         parts += ["<h3>What each description costs</h3>", _scores(verdict)]

@@ -49,7 +49,7 @@ def write_report(folder: Path, report: Report) -> Path:
         part.curves.save(folder / "curves" / place / "own")
         for name, curves in part.twins.items():
             curves.save(folder / "curves" / place / name.replace(" ", "-"))
-        sections.append(Section(part.curves, part.verdict, _part_figures(folder / "figures" / place, part)))
+        sections.append(Section(part.curves, part.verdict, part.raw, _part_figures(folder / "figures" / place, part)))
     if report.sensitivity:
         _write_rows(folder / "sensitivity.csv", report.sensitivity)
     figures = _other_figures(folder / "figures", report)
@@ -62,6 +62,8 @@ def _part_figures(folder: Path, part: Part) -> Figures:
     verdict = part.verdict
     made = curves_figure(part.curves, folder / "curves.png", verdict, random=part.twins)
     figures = [(made, f"{part.name}: the metrics that decide, block by block, beside networks with random weights.")]
+    made = curves_figure(part.curves, folder / "curves_raw.png", part.raw, random=part.twins)
+    figures.append((made, f"{part.name}: the same by raw cosines, in which what all tokens have in common counts too."))
     made = heatmap_figure(part.curves, folder / "heatmap.png", verdict)
     figures.append((made, f"{part.name}: every metric, standardised over the blocks."))
     made = distribution_figure(part.curves, folder / "distributions.png", verdict)

@@ -31,20 +31,33 @@ from saintprune.analysis.verdict import Verdict
 from saintprune.errors import SaintpruneError, did_you_mean
 from saintprune.plan import NAMED
 
+TOLD = ("three_stages", "verdict", "best_three", "best_three_names", "p_values", "scores")  # of raw cosines
 HEAD = "# Written by task=analyze. `layers: aligner` in a plan reads `boundaries`, or else `best_three`.\n"
 
 
-def stages_content(verdicts: Sequence[Verdict], *, model: str, dataset: str, split: str, record: str) -> dict[str, Any]:
+def stages_content(
+    verdicts: Sequence[Verdict],
+    raw: Sequence[Verdict] = (),
+    *,
+    model: str,
+    dataset: str,
+    split: str,
+    record: str,
+) -> dict[str, Any]:
     """Return the content of the file of one model.
 
     Args:
         verdicts: one per part of the model.
+        raw: those by raw cosines, which are told but decide nothing.
         model: its name, that of its config.
         dataset: whose images decided.
         split: "train" or "test".
         record: where the curves and the record of the run lie.
     """
     parts = {verdict.part: _entry(verdict) for verdict in verdicts}
+    for verdict in raw:
+        known = _entry(verdict)
+        parts[verdict.part]["by_raw_cosines"] = {name: known[name] for name in TOLD}
     return {"model": model, "dataset": dataset, "split": split, "record": record, "parts": parts}
 
 

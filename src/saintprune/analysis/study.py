@@ -8,7 +8,7 @@ from typing import Any
 
 from saintprune.analysis.curves import Curves
 from saintprune.analysis.settings import AnalysisSettings
-from saintprune.analysis.stages import find_stages
+from saintprune.analysis.stages import CENTRED, RAW, find_stages
 from saintprune.analysis.trace import trace
 from saintprune.analysis.verdict import Verdict
 
@@ -22,12 +22,14 @@ class Part:
     Attributes:
         curves: of the network.
         twins: name -> the same of a network with random weights.
-        verdict: about three stages.
+        verdict: about three stages, by metrics about the mean.
+        raw: the same by raw cosines, in which what all tokens have in common counts too.
     """
 
     curves: Curves
     twins: Mapping[str, Curves]
     verdict: Verdict
+    raw: Verdict
 
     @property
     def name(self) -> str:
@@ -78,7 +80,11 @@ def study(
     parts = []
     for name, curves in own.items():
         same = {twin: found[name] for twin, found in others.items() if name in found}
-        parts.append(Part(curves, same, find_stages(curves, list(same.values()), draws=settings.draws, seed=seed)))
+        centred, raw = (
+            find_stages(curves, list(same.values()), metrics=metrics, draws=settings.draws, seed=seed)
+            for metrics in (CENTRED, RAW)
+        )
+        parts.append(Part(curves, same, centred, raw))
     return parts
 
 
