@@ -41,7 +41,7 @@ def build(cfg: Any, names: dict[str, str], hardware: HardwareProfile, plan: Plan
         raise SaintpruneError(f"model={cfg.model.name} has no image tokens to prune: it is there for task=analyze")
     if "tokens" not in cfg.dataset:
         raise SaintpruneError(
-            f"model={cfg.model.name} reads text, but dataset={names['dataset']} has none: dataset=text"
+            f"model={cfg.model.name} reads text, but dataset={names['dataset']} has none: choose dataset=text"
         )
     data = make(
         cfg, "dataset", tokenizer=model.tokenizer, batch_size=hardware.batch_size, num_workers=hardware.num_workers
@@ -79,6 +79,7 @@ def analyze(parts: Parts, settings: AnalysisSettings, folder: Path) -> dict[str,
     Returns:
         What the record keeps: the verdicts, the sensitivity, and the seconds that each step took.
     """
+    to_drop = _samples_to_drop(parts, settings)
     started, seconds = time.perf_counter(), {}
     meta = {"model": parts.cfg.model.name, "dataset": parts.names["dataset"], "split": settings.split}
     with progress("tracing") as advance:
@@ -92,7 +93,7 @@ def analyze(parts: Parts, settings: AnalysisSettings, folder: Path) -> dict[str,
             advance=advance,
         )
     seconds["trace_and_stages"] = time.perf_counter() - started
-    rows = _sensitivity(parts, settings)
+    rows = _sensitivity(parts, settings, to_drop)
     seconds["sensitivity"] = time.perf_counter() - started - sum(seconds.values())
     content = stages_content(
         [part.verdict for part in studied],
@@ -138,25 +139,29 @@ def _twins(parts: Parts, number: int) -> dict[str, Twin]:
     return found
 
 
-def _sensitivity(parts: Parts, settings: AnalysisSettings) -> list[Sensitivity]:
-    """Drop a share at one block at a time, where that is asked for."""
-    sees_only = isinstance(parts.adapter, ViTAdapter)
-    samples = settings.sensitivity
-    if samples is None:
-        samples = IMAGES_FOR_SENSITIVITY if sees_only else 0
+def _samples_to_drop(parts: Parts, settings: AnalysisSettings) -> int:
+    """Return on how many images a share is dropped at one block at a time."""
+    if settings.sensitivity is None:
+        return IMAGES_FOR_SENSITIVITY if isinstance(parts.adapter, ViTAdapter) else 0
+    if settings.sensitivity and is_language(parts.model):
+        raise SaintpruneError(
+            f"analysis.sensitivity is {settings.sensitivity}, but model={parts.cfg.model.name} has no image tokens to"
+            " drop: leave it out"
+        )
+    return settings.sensitivity
+
+
+def _sensitivity(parts: Parts, settings: AnalysisSettings, samples: int) -> list[Sensitivity]:
+    """Drop a share at one block at a time on so many images; none where that is not asked for."""
     if not samples:
         return []
-    if is_language(parts.model):
-        raise SaintpruneError(
-            f"analysis.sensitivity: model={parts.cfg.model.name} has no image tokens to drop: set it to 0"
-        )
     with progress("dropping at one block at a time") as advance:
         return drop_sensitivity(
             parts.adapter,
             first(_batches(parts, settings), samples),
             share=settings.share,
             site=settings.site,
-            classifies=not sees_only or parts.model.num_classes > 0,
+            classifies=not isinstance(parts.adapter, ViTAdapter) or parts.model.num_classes > 0,
             advance=lambda images: advance(min(1.0, images / samples)),
         )
 

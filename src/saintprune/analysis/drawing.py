@@ -70,6 +70,7 @@ def write(figure: Figure, path: Path) -> Path:
     """Write a PNG, and the SVG beside it; return the path of the PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=PIXELS_PER_INCH)
+    figure.set_layout_engine("none")  # the layout is found; it need not be found again
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None}, dpi=PIXELS_PER_INCH)
     return path
 

@@ -1,0 +1,94 @@
+"""What tracing a network costs: seconds beside those of plain forward passes over the same images, and peak memory.
+
+    python scripts/trace_cost.py RECORD.json [KEY=VALUE ...]      as for run.py, such as model=vit_s14 hardware=cpu
+
+Both take turns in one run; the ratio is the median over pairs, with a bootstrap interval. Memory is measured over
+64 and over 1,024 images apart, in equal batches; decoding the images is part of neither figure.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from itertools import cycle, islice
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from saintprune import wiring
+from saintprune.analysis.trace import trace
+from saintprune.config import config_dir, register
+from saintprune.errors import SaintpruneError
+from saintprune.metrics.intervals import bootstrap, median
+from saintprune.metrics.memory import peak_memory
+from saintprune.reporting.records import package_versions, source_commit, write_atomically
+
+IMAGES, PAIRS, FEW, MANY = 256, 7, 64, 1024
+
+
+def main(path: Path, overrides: list[str]) -> None:
+    """Measure and write the record."""
+    register()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = compose("config", ["pruning=none", *overrides])
+    parts = wiring.build(cfg, {"dataset": "elpv", "pruning": "none"})
+    size = parts.hardware.batch_size
+    batches = [images.to(parts.device) for images, _ in islice(parts.data.train_dataloader(), IMAGES // size)]
+
+    def plain() -> None:
+        with torch.inference_mode():
+            for images in batches:
+                parts.adapter.net(images)
+
+    def traced() -> None:
+        trace(parts.adapter, batches)
+
+    plain(), traced()
+    seconds = torch.tensor([[timed(work) for work in turned([plain, traced], turn)] for turn in range(PAIRS)])
+    seconds = torch.stack([row.flip(0) if turn % 2 else row for turn, row in enumerate(seconds)])
+    ratios = (seconds[:, 1] / seconds[:, 0]).double()
+    memory = {}
+    for count in (FEW, MANY):
+        some = list(islice(cycle(batches), count // size))  # the same images again: memory knows no difference
+        memory[count] = peak_memory(lambda some=some: trace(parts.adapter, some), parts.device)
+    record = {
+        "what": "trace beside plain forward passes",
+        "model": cfg.model.name,
+        "images": len(batches) * size,
+        "batch_size": size,
+        "pairs": PAIRS,
+        "plain_seconds": seconds[:, 0].median().item(),
+        "traced_seconds": seconds[:, 1].median().item(),
+        "ratio": median(ratios).item(),
+        "ratio_ci95": bootstrap(ratios, median),
+        "peak_memory_mib": memory,
+        "hardware": parts.hardware.device_name(),
+        "threads": torch.get_num_threads(),
+        "commit": source_commit(),
+        "versions": package_versions(),
+    }
+    write_atomically(path, json.dumps(record, indent=2) + "\n")
+    print(json.dumps({name: record[name] for name in ("ratio", "ratio_ci95", "peak_memory_mib")}))
+
+
+def turned(works: list, turn: int) -> list:
+    """Return the works, in the other order every second time."""
+    return works[::-1] if turn % 2 else works
+
+
+def timed(work) -> float:
+    """Return the seconds of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    try:
+        main(Path(sys.argv[1]), sys.argv[2:])
+    except SaintpruneError as error:
+        sys.exit(f"error: {error}")
