@@ -2,8 +2,9 @@
 
     python scripts/stage_error_rates.py RECORD.json [SEEDS]
 
-Planted: curves with three stages, in how many of the seeds (200) both boundaries are found within one layer, and in how many
-the answer is yes. Without stages: in how many the answer is no, by shape; the first five shapes are flat or monotone.
+Planted: curves with three stages, in how many of the seeds (200) both boundaries are found within one layer, and in
+how many the answer is yes. Without stages: in how many the answer is no, by shape; the first five shapes are flat or
+monotone.
 """
 
 from __future__ import annotations
