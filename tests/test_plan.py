@@ -17,6 +17,8 @@ from saintprune.reduction.saint import Saint
         ("-2:", (3, 4)),
         (":2", (0, 1)),
         ([3, 1, 3], (1, 3)),
+        ([0.25, 0.5, 0.75], (1, 2, 3)),
+        ([0.99, 0], (0, 4)),
     ],
 )
 def test_layers(layers, expected):
@@ -57,6 +59,7 @@ def test_steps_know_their_budget():
         (lambda: Schedule(keep=(-1,)), "keep has -1"),
         (lambda: Stage("tower", "all", Saint()), "site is 'tower'"),
         (lambda: Stage("vision", "last_half", Saint()), "layers is 'last_half'"),
+        (lambda: Stage("vision", [0.5, 1.0], Saint()), "layers has 1.0"),
         (lambda: Stage("vision", "all", RandomDrop()), "schedule.drop=0.5"),
     ],
 )

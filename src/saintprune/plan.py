@@ -65,14 +65,15 @@ class Stage:
 
     Attributes:
         site: "vision" (the tower), "projector" (between tower and decoder, one place) or "language" (the decoder).
-        layers: "all", "first_half", a slice such as "7:17", or block numbers (0-based).
+        layers: "all", "first_half", a slice such as "7:17", or a list of block numbers (0-based) and of shares of the
+            depth (floats in 0..1, which name block floor(share * depth)).
         method: the reducer.
         schedule: tokens to leave per pruned layer; required by methods that rank but do not decide how many.
         proportional_attention: let a merged token be attended to as the patches it stands for; merging in a tower only.
     """
 
     site: str
-    layers: str | Sequence[int]
+    layers: str | Sequence[int | float]
     method: Reducer
     schedule: Schedule | None = None
     proportional_attention: bool = True
@@ -83,6 +84,9 @@ class Stage:
             raise ValueError(f"site is {self.site!r}, but must be one of {', '.join(SITES)}")
         if not isinstance(self.layers, str):
             object.__setattr__(self, "layers", tuple(self.layers))
+            for layer in self.layers:
+                if isinstance(layer, float) and not 0 < layer < 1:
+                    raise ValueError(f"layers has {layer}, but a share of the depth (float) lies between 0 and 1")
         elif self.layers not in ("all", "first_half") and not re.fullmatch(r"-?\d*:-?\d*", self.layers):
             raise ValueError(
                 f"layers is {self.layers!r}, but must be a list of block numbers, 'all', 'first_half' or a slice"
@@ -109,12 +113,13 @@ class Stage:
             if not numbers:
                 raise SaintpruneError(f"{name}.layers is {self.layers!r}, which selects none of {depth} blocks")
             return numbers
-        for number in self.layers:
+        numbers = [int(layer * depth) if isinstance(layer, float) else layer for layer in self.layers]
+        for number in numbers:
             if not 0 <= number < depth:
                 raise SaintpruneError(
                     f"{name}.layers has {number}, but the network has {depth} blocks (0..{depth - 1})"
                 )
-        return tuple(sorted(set(self.layers)))
+        return tuple(sorted(set(numbers)))
 
 
 @dataclass(frozen=True)
@@ -136,12 +141,12 @@ class Plan:
                 raise ValueError(f"stages.{name} is {stage!r}, but must be a stage: a site, layers and a method")
 
     @classmethod
-    def vision(cls, method: Reducer, layers: str | Sequence[int] = "first_half", **stage: Any) -> Plan:
+    def vision(cls, method: Reducer, layers: str | Sequence[int | float] = "first_half", **stage: Any) -> Plan:
         """Return the plan of one method in the vision tower; `stage` takes the other attributes of `Stage`."""
         return cls({"vision": Stage("vision", layers, method, **stage)})
 
     @classmethod
-    def language(cls, method: Reducer, layers: str | Sequence[int], **stage: Any) -> Plan:
+    def language(cls, method: Reducer, layers: str | Sequence[int | float], **stage: Any) -> Plan:
         """Return the plan of one method in the decoder; `stage` takes the other attributes of `Stage`."""
         return cls({"language": Stage("language", layers, method, **stage)})
 
