@@ -31,6 +31,8 @@ class LayerState:
         budget: patches to leave, given by a `Schedule`; None leaves the number to the method.
         attention: a function that computes `importance`.
         group: which batch of the layer this is; a decoder hands image spans of each length to the method apart.
+        relevances: a function that computes `relevance`; the projector of a vision-language model has one.
+        text_rows: a function that computes `text_attention`; a decoder has one.
     """
 
     keys: Tensor
@@ -45,6 +47,8 @@ class LayerState:
     budget: int | None = None
     attention: Callable[[], Tensor] | None = None
     group: int = 0
+    relevances: Callable[[], Tensor] | None = None
+    text_rows: Callable[[], tuple[Tensor, Tensor]] | None = None
 
     @property
     def patches(self) -> int:
@@ -61,6 +65,28 @@ class LayerState:
         if self.attention is None:
             raise ValueError("importance was not recorded: name it in the method's `reads`")
         return self.attention()
+
+    def relevance(self) -> Tensor:
+        """Return [B, N]: cosine of each token with the mean embedding of the text of its own prompt."""
+        if self.relevances is None:
+            raise ValueError(
+                "relevance to the instruction is known between tower and decoder of a vision-language model alone: use"
+                " site=projector, and name it in the method's `reads`"
+            )
+        return self.relevances()
+
+    def text_attention(self) -> tuple[Tensor, Tensor]:
+        """Return [B, T, N], what T text tokens behind the image give to its tokens, averaged over heads, and [B, T]
+        bool, which of the T are there.
+
+        A row is a part of its token's softmax over everything that it attends to, so that it sums to less than 1.
+        """
+        if self.text_rows is None:
+            raise ValueError(
+                "rows of text are known inside a decoder alone: use site=language, and name text_attention in the"
+                " method's `reads`"
+            )
+        return self.text_rows()
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +140,8 @@ class Reducer(ABC):
     """A method: a frozen dataclass whose `select` maps a `LayerState` to a `Reduction`.
 
     Attributes:
-        reads: what of the layer must be observed for it: any of "keys" and "importance".
+        reads: what of the layer must be observed for it: any of "keys", "importance", "relevance" (at the projector)
+            and "text_attention" (in a decoder).
         merges: whether its reductions carry `merge_to`, so that sizes and proportional attention matter.
         decides: whether it finds the number of tokens by itself; if not, the stage needs a `Schedule`.
     """

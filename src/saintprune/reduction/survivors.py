@@ -77,6 +77,21 @@ def reordered(reduction: Reduction, rank: Tensor, removed: int | Tensor) -> Redu
     return Reduction(reduction.keep.gather(1, key.argsort(dim=1, stable=True)), reduction.valid)
 
 
+def joined(kept: Reduction, target: Tensor) -> Reduction:
+    """Return survivors with the tokens that join them.
+
+    Args:
+        kept: the survivors.
+        target: [B, N] int64, the token (0..N-1) that each token joins, a survivor's own number for itself, -1 to drop.
+    """
+    batch, tokens = target.shape
+    slots = torch.arange(kept.keep.shape[1], device=target.device).expand_as(kept.keep)
+    index = kept.keep if kept.valid is None else kept.keep.masked_fill(~kept.valid, tokens)
+    slot = target.new_full((batch, tokens + 1), -1).scatter_(1, index, slots)
+    slot[:, tokens] = -1
+    return Reduction(kept.keep, kept.valid, slot.gather(1, target.masked_fill(target < 0, tokens)))
+
+
 def required_budget(state: LayerState, method: str) -> int:
     """Return the number of patches to leave, for methods that rank but do not decide how many."""
     if state.budget is None:
