@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from saintprune.adapters.borrow import borrow, patch
 from saintprune.adapters.decoder_run import DecoderRun
 from saintprune.adapters.hf_decoder import DROPPED, HFDecoder
+from saintprune.adapters.instruction import Instruction
 from saintprune.adapters.projector import Projection
 from saintprune.adapters.run import LayerEvent, PrunedRun
 from saintprune.adapters.vlm_families import check_vision, family_of, last_read_block, tower_of
@@ -131,6 +132,8 @@ class VLM:
                 run.projection = Projection(between, timed, recorded)
                 if watching:
                     run.projection.importance = self._importance(undo, run.vision, between.name)
+                if run.projection.relates and hasattr(self.net, "generate"):
+                    patch(undo, self.net, "generate", self._generate(run.projection))
             patch(undo, self.core, "get_image_features", self._features_forward(run))
             patch(undo, self.core, "forward", self._core_forward(run))
             yield run
@@ -239,12 +242,47 @@ class VLM:
             if prefill and not has_images:
                 self._check_no_placeholders(visual)
                 run.forget_images()
+            known: AbstractContextManager[None] = nullcontext()
+            if run.projection is not None and run.projection.relates and given.get("pixel_values") is not None:
+                known = run.projection.reading(self._instruction(given, 0))
             try:
-                return original(*args, **kwargs)
+                with known:
+                    return original(*args, **kwargs)
             finally:
                 run.decoder.visual = None
 
         return forward
+
+    def _generate(self, projection: Projection) -> Callable[..., Any]:
+        """Return a `generate` that tells the projector the prompts: it encodes images before any forward pass."""
+        original = self.net.generate
+
+        @wraps(original)
+        def generate(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+            given = {name: kwargs.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask")}
+            given["input_ids"] = inputs if given["input_ids"] is None else given["input_ids"]
+            if given["input_ids"] is None and given["inputs_embeds"] is None:
+                return original(inputs, *args, **kwargs)
+            pad, ids = self.net.generation_config.pad_token_id, given["input_ids"]
+            if given["attention_mask"] is None and ids is not None and pad is not None:
+                given["attention_mask"] = ids != pad  # as generate guesses it
+            cached = kwargs.get("past_key_values")
+            instruction = self._instruction(given, 0 if cached is None else cached.get_seq_length())
+            with projection.reading(instruction):
+                return original(inputs, *args, **kwargs)
+
+        return generate
+
+    def _instruction(self, given: dict[str, Any], seen: int) -> Instruction:
+        """Return the prompts among the arguments of a call, without the `seen` tokens that a cache holds already."""
+        embeds, mask = given.get("inputs_embeds"), given.get("attention_mask")
+        if embeds is None:
+            tokens, embed = given["input_ids"][:, seen:], self.net.get_input_embeddings()
+            visual = self._visual({"input_ids": tokens})
+        else:
+            tokens, embed = embeds[:, seen:], nn.Identity()
+            visual = self._visual({"inputs_embeds": tokens})
+        return Instruction(partial(embed, tokens), visual, None if mask is None else mask[:, -visual.shape[1] :].bool())
 
     def _visual(self, given: dict[str, Any]) -> Tensor:
         """Return [B, T] bool: the places of image tokens in the prompts."""

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saintprune.adapters.instruction import relevance
 from saintprune.adapters.run import choose
 from saintprune.adapters.vlm import VLM
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan, Step
 from saintprune.reduction import LayerState
 from saintprune.reduction.baselines import KeepAll
+
+QUESTION = 32  # text tokens behind an image
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ def _state(step: Step, layer: int, depth: int, places: Tensor, width: _Width, pr
         depth=depth,
         budget=step.budget(entry),
         attention=partial(_row, torch.randn(width.heads, length, width.keys, device=device)),
+        relevances=partial(relevance, tokens, torch.randn(1, width.tokens, device=device)),
+        text_rows=partial(_rows, torch.randn(width.heads, length, width.keys, device=device)),
     )
 
 
@@ -170,6 +175,12 @@ def _reduced(step: Step, state: LayerState) -> Tensor:
 def _row(keys: Tensor) -> Tensor:
     """Return [1, N]: a row of attention to keys [heads, N, C], averaged over heads."""
     return (keys[:, -1:] @ keys.mT).softmax(-1).mean(0)
+
+
+def _rows(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Return [1, T, N], rows of attention of a short question to keys [heads, N, C], and that all T are there."""
+    rows = (keys[:, -QUESTION:] @ keys.mT).softmax(-1).mean(0)[None]
+    return rows, torch.ones(rows.shape[:2], dtype=torch.bool, device=keys.device)
 
 
 def _read_layer(adapter: VLM) -> int:
