@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,6 +33,8 @@ class Projection:
         timed: measure the seconds of each selection.
         recorded: keep the reductions in the event.
         importance: returns, given the arguments of `get_image_features`, [n] per image; None where nothing reads it.
+        instruct: makes an `Instruction` of the arguments of a call that holds prompts, and the tokens that its cache
+            has seen already.
         instruction: the prompts whose images are being encoded; None where nothing reads them or none are known.
         events: one `LayerEvent` of the latest images; lengths count image tokens, mean over the images.
     """
@@ -41,6 +43,7 @@ class Projection:
     timed: bool = False
     recorded: bool = False
     importance: Callable[[dict[str, Any]], list[Tensor]] | None = None
+    instruct: Callable[[Mapping[str, Any], int], Instruction] | None = None
     instruction: Instruction | None = None
     events: list[LayerEvent] = field(default_factory=list)
 
@@ -50,9 +53,11 @@ class Projection:
         return "relevance" in self.step.stage.method.reads
 
     @contextmanager
-    def reading(self, instruction: Instruction) -> Iterator[None]:
-        """Know the prompts for as long as the `with` block lasts."""
-        before, self.instruction = self.instruction, instruction
+    def reading(self, given: Mapping[str, Any], seen: int = 0) -> Iterator[None]:
+        """Know the prompts of a call, by its arguments, for as long as the `with` block lasts."""
+        before = self.instruction
+        if self.relates and self.instruct is not None:
+            self.instruction = self.instruct(given, seen)
         try:
             yield
         finally:
@@ -96,7 +101,7 @@ class Projection:
         if self.instruction is None:
             raise SaintpruneError(
                 f"stages.{self.step.name} chooses image tokens by the prompt, but these images were encoded without it:"
-                " call the model, or its generate, with prompts and images together"
+                " call the model or its generate with both, or encode images inside `with run.reading(inputs)`"
             )
         return self.instruction.of_images(lengths)
 

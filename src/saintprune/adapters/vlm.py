@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -52,6 +52,14 @@ class VLMRun:
     def visual_tokens_per_layer(self) -> list[float]:
         """Mean image tokens of a sample that leave each decoder layer."""
         return self.decoder.visual_tokens_per_layer
+
+    def reading(self, inputs: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Let images that are encoded inside this `with` block, apart from a forward pass, belong to given prompts.
+
+        Args:
+            inputs: those of the model, with `input_ids` or `inputs_embeds`, and `attention_mask`.
+        """
+        return nullcontext() if self.projection is None else self.projection.reading(inputs)
 
     def forget_images(self) -> None:
         """Forget the images of the prompt before, for a prompt without any."""
@@ -129,7 +137,7 @@ class VLM:
                 run.vision = undo.enter_context(self.tower.pruned(Plan(vision), timed=timed, recorded=recorded))
                 self._spread_features(undo, run.vision)
             if between is not None:
-                run.projection = Projection(between, timed, recorded)
+                run.projection = Projection(between, timed, recorded, instruct=self._instruction)
                 if watching:
                     run.projection.importance = self._importance(undo, run.vision, between.name)
                 if run.projection.relates and hasattr(self.net, "generate"):
@@ -242,11 +250,8 @@ class VLM:
             if prefill and not has_images:
                 self._check_no_placeholders(visual)
                 run.forget_images()
-            known: AbstractContextManager[None] = nullcontext()
-            if run.projection is not None and run.projection.relates and given.get("pixel_values") is not None:
-                known = run.projection.reading(self._instruction(given, 0))
             try:
-                with known:
+                with run.reading(given) if given.get("pixel_values") is not None else nullcontext():
                     return original(*args, **kwargs)
             finally:
                 run.decoder.visual = None
@@ -267,13 +272,12 @@ class VLM:
             if given["attention_mask"] is None and ids is not None and pad is not None:
                 given["attention_mask"] = ids != pad  # as generate guesses it
             cached = kwargs.get("past_key_values")
-            instruction = self._instruction(given, 0 if cached is None else cached.get_seq_length())
-            with projection.reading(instruction):
+            with projection.reading(given, 0 if cached is None else cached.get_seq_length()):
                 return original(inputs, *args, **kwargs)
 
         return generate
 
-    def _instruction(self, given: dict[str, Any], seen: int) -> Instruction:
+    def _instruction(self, given: Mapping[str, Any], seen: int) -> Instruction:
         """Return the prompts among the arguments of a call, without the `seen` tokens that a cache holds already."""
         embeds, mask = given.get("inputs_embeds"), given.get("attention_mask")
         if embeds is None:
