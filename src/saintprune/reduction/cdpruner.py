@@ -25,8 +25,8 @@ class CDPruner(Reducer):
     adds anything (the kernel's rank is used up), the most relevant of the others follow. The number comes from the
     stage's schedule; ties go to the earlier patch.
 
-    Deviation: the paper measures relevance with CLIP's text encoder where the model has one; here it is the cosine of
-    the projected features with the mean embedding of the prompt's text, which every model has.
+    Relevance here is the cosine of the projected features with the mean embedding of the prompt's text, which every
+    model has; no text encoder beside the decoder is asked.
     """
 
     reads: ClassVar[frozenset[str]] = frozenset({"keys", "relevance"})

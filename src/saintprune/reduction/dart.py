@@ -18,9 +18,8 @@ class Dart(Reducer):
     A patch is as much of a duplicate as its largest cosine to a pivot, so that it must differ from every one of them
     to stay; the number comes from the stage's schedule. Ties go to the earlier patch.
 
-    Deviations: the paper lets each pivot choose its share of the survivors in turn, here all pivots judge at once and
-    their order is of no consequence; it also takes pivots among the text, which a method does not see here. Norms and
-    cosines are those of the keys averaged over heads.
+    The rule that combines pivots is ours: all judge at once, so that their order is of no consequence. Pivots are image
+    tokens, as a method sees no others; norms and cosines are those of the keys averaged over heads.
 
     Attributes:
         pivots: how many, >= 1; at most the budget.

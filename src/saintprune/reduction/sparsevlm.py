@@ -23,10 +23,10 @@ class SparseVLM(Reducer):
     per_cluster) clusters take their place. The R + C patches that follow the kept ones by score are clustered by
     density peaks on the tokens themselves; a cluster's centre stands for its size-weighted mean.
 
-    Deviations: raters are chosen at each pruned layer by its attention (the paper chooses them once, before the first
-    layer, by similarity of embeddings); the number of tokens comes from the stage's schedule, not from the rank of the
-    attention. Text before the image cannot attend to it in a causal decoder, so that it rates nothing; without any
-    text behind the image the earlier patches stay.
+    Deviation: the number of tokens comes from the stage's schedule; the paper finds it from the rank of the attention.
+    Raters are chosen anew at each pruned layer, by its own attention; the size of the clusters is ours. Text before
+    the image cannot attend to it in a causal decoder, so that it rates nothing; without any text behind the image the
+    earlier patches stay.
 
     Attributes:
         recycle: share of the dropped patches that is recycled, 0..1; 0 is off.

@@ -25,7 +25,7 @@ class VisionZip(Reducer):
     projected features.
 
     Attributes:
-        contextual: share of the budget, 0..1; the paper's 10 of 64, 20 of 128 and 30 of 192 are 5/32.
+        contextual: share of the budget, 0..1; 10 of 64 by default.
     """
 
     contextual: float = 0.15625

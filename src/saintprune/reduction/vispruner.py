@@ -22,8 +22,7 @@ class VisPruner(Reducer):
     share is left. At the projector the keys are the projected features; without a class token the query row is the
     mean query.
 
-    Deviation: the paper removes a fixed number per round; here a round removes a share of what is left, so that one
-    setting fits images of any number of tokens.
+    The size of a round is ours: a share of what is left, so that one setting fits images of any number of tokens.
 
     Attributes:
         diverse: share of the budget for diverse patches, 0..1.
