@@ -151,6 +151,7 @@ def _state(step: Step, layer: int, depth: int, places: Tensor, width: _Width, pr
     device, length = places.device, places.shape[1] + prefix
     method, side = step.stage.method, math.isqrt(entry)
     keys, tokens = (torch.randn(1, length, size, device=device) for size in (width.keys, width.tokens))
+    heads, text = (torch.randn(*size, device=device) for size in ((width.heads, length, width.keys), (1, width.tokens)))
     return LayerState(
         keys=keys if "keys" in method.reads else tokens[..., :0],
         prefix=prefix,
@@ -161,9 +162,9 @@ def _state(step: Step, layer: int, depth: int, places: Tensor, width: _Width, pr
         layer=layer,
         depth=depth,
         budget=step.budget(entry),
-        attention=partial(_row, torch.randn(width.heads, length, width.keys, device=device)),
-        relevances=partial(relevance, tokens, torch.randn(1, width.tokens, device=device)),
-        text_rows=partial(_rows, torch.randn(width.heads, length, width.keys, device=device)),
+        attention=partial(_row, heads),
+        relevances=partial(relevance, tokens, text),
+        text_rows=partial(_rows, heads),
     )
 
 

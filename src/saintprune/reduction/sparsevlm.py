@@ -92,10 +92,10 @@ class SparseVLM(Reducer):
 
     def _counts(self, state: LayerState, count: int) -> tuple[Tensor, Tensor]:
         """Return C and R of each sample, both [B, 1]."""
-        table = torch.tensor([self._recycled(n, count) for n in range(state.patches + 1)], device=state.keys.device)
-        if state.patch_valid is None:
-            return table[-1:, :1], table[-1:, 1:]
-        found = table[state.patch_valid.sum(1)]
+        sizes = range(state.patches + 1) if state.patch_valid is not None else (state.patches,)
+        found = torch.tensor([self._recycled(size, count) for size in sizes], device=state.keys.device)
+        if state.patch_valid is not None:
+            found = found[state.patch_valid.sum(1)]
         return found[:, :1], found[:, 1:]
 
     def _clusters(
