@@ -19,6 +19,7 @@ from saintprune.reduction.saint import Saint
         ([3, 1, 3], (1, 3)),
         ([0.25, 0.5, 0.75], (1, 2, 3)),
         ([0.99, 0, 0.2], (0, 1, 4)),
+        ([0.99, 0], (0, 4)),
     ],
 )
 def test_layers(layers, expected):

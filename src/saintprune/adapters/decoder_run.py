@@ -12,6 +12,7 @@ from torch import Tensor
 from saintprune.adapters.kv_cache import KeyTap, PrunedLayer
 from saintprune.adapters.run import LayerEvent, choose, now
 from saintprune.adapters.sequence import Prompt, Spans
+from saintprune.adapters.text_rows import TextRows
 from saintprune.plan import Step
 from saintprune.reduction import LayerState, Reduction
 
@@ -99,6 +100,7 @@ class DecoderRun:
         prompt: Prompt,
         keys: Tensor | None,
         attention: Callable[[], Tensor] | None,
+        text: Callable[[], TextRows] | None = None,
     ) -> tuple[Tensor, Reduction | None]:
         """Let the step's method select within each image span.
 
@@ -109,6 +111,7 @@ class DecoderRun:
             prompt: their bookkeeping.
             keys: [B, M, C] float32, averaged over KV heads; None where the method does not read them.
             attention: returns [B, M], what the last text token gives to each token, averaged over heads.
+            text: returns what every text token gives to each token.
 
         Returns:
             The tokens, averaged where others merged into them, and the step to the slots that are left, or None.
@@ -118,7 +121,7 @@ class DecoderRun:
         known = True
         for number, spans in enumerate(prompt.spans):
             slots = prompt.slots(spans)
-            state = self._state(step, layer, x, spans, slots, keys, attention, number)
+            state = self._state(step, layer, x, spans, slots, keys, attention, text, number)
             width, padded = slots.shape[1], spans.valid
             reduction = choose(step, state)
             sizes = spans.sizes
@@ -156,6 +159,7 @@ class DecoderRun:
         slots: Tensor,
         keys: Tensor | None,
         attention: Callable[[], Tensor] | None,
+        text: Callable[[], TextRows] | None,
         number: int,
     ) -> LayerState:
         tokens = x[spans.sample, slots]
@@ -171,6 +175,7 @@ class DecoderRun:
             budget=step.budget(spans.length),
             attention=None if attention is None else partial(_rows, attention, spans.sample, slots),
             group=number,
+            text_rows=None if text is None else lambda: text().of(spans, slots),
         )
 
     def after(

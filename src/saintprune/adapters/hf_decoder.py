@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial, wraps
@@ -22,6 +21,7 @@ from saintprune.adapters.borrow import borrow, patch
 from saintprune.adapters.decoder_run import DecoderRun, View
 from saintprune.adapters.kv_cache import KeyTap, PrunedLayer, adopt, check_grows, joined
 from saintprune.adapters.sequence import Prompt, find_spans, without
+from saintprune.adapters.text_rows import rotated, text_rows
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan, Step
 from saintprune.reduction import Reduction
@@ -247,7 +247,11 @@ class HFDecoder:
         keys = tap.new.mean(1, dtype=torch.float32) if "keys" in reads else None  # (b, kv, m, c) -> (b, m, c)
         valid = prompt.valid if held is None else held.valid
         row = cache(partial(attention_row, layer.self_attn, queries, view.embeddings, tap, prompt.valid, valid))
-        x, kept = run.reduce(step, number, x, prompt, keys, row if "importance" in reads else None)
+        row, text = row if "importance" in reads else None, None
+        if "text_attention" in reads:
+            slots = prompt.text_slots()  # before any span is pruned
+            text = cache(partial(text_rows, layer.self_attn, queries, view.embeddings, tap, slots, valid))
+        x, kept = run.reduce(step, number, x, prompt, keys, row, text)
         if kept is None:
             return x, None
         assert run.embeddings is not None
@@ -292,9 +296,9 @@ class HFDecoder:
 
     @staticmethod
     def _observe_queries(undo: ExitStack, layer: Any, step: Step | None) -> list[Tensor]:
-        """Hook the queries where the method reads importance; return where they will be found."""
+        """Hook the queries where the method reads rows of attention; return where they will be found."""
         found: list[Tensor] = []
-        if step is not None and "importance" in step.stage.method.reads:
+        if step is not None and step.stage.method.reads & {"importance", "text_attention"}:
             module = getattr(layer.self_attn, "q_norm", None) or layer.self_attn.q_proj
             undo.callback(module.register_forward_hook(lambda _, args, output: found.append(output)).remove)
         return found
@@ -389,11 +393,7 @@ def attention_row(
     batch, length = query.shape[:2]
     place = torch.arange(length, device=query.device)
     last = place[-1:].expand(batch) if valid is None else (valid * place).argmax(1)
-    sample = torch.arange(batch, device=query.device)
-    query = query.view(batch, length, -1, attention.head_dim)[sample, last][:, :, None]  # (b, h, 1, c)
-    cos, sin = (part.expand(batch, -1, -1)[sample, last][:, None] for part in embeddings)  # (b, 1, c)
-    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
-    query = rotate(query, query, cos, sin)[0].float()
+    query = rotated(attention, query, embeddings, last[:, None])  # (b, h, 1, c)
     keys = tap.all.float().repeat_interleave(query.shape[1] // tap.all.shape[1], dim=1)
     logits = (query @ keys.mT)[:, :, 0] * attention.scaling  # (b, h, l)
     if all_valid is not None:

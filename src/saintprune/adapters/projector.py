@@ -1,8 +1,9 @@
-"""The site between tower and decoder: image features, one row per token, before any prompt is known."""
+"""The site between tower and decoder: image features, one row per token."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 from saintprune.adapters.hf_decoder import DROPPED
+from saintprune.adapters.instruction import Instruction, relevance
 from saintprune.adapters.run import LayerEvent, choose, now
 from saintprune.adapters.sequence import Spans
+from saintprune.errors import SaintpruneError
 from saintprune.plan import Step
 from saintprune.reduction import LayerState, Reduction
 from saintprune.reduction.survivors import keep_masked
@@ -22,14 +25,17 @@ from saintprune.reduction.survivors import keep_masked
 class Projection:
     """Prunes image features; those that are dropped become rows of -inf.
 
-    Methods see the features themselves as keys, in float32, and the tower's row of attention as importance. Images of
-    one length form a batch.
+    Methods see the features themselves as keys, in float32, the tower's row of attention as importance, and their
+    cosine with the mean embedding of the prompt's text as relevance. Images of one length form a batch.
 
     Attributes:
         step: the plan's step at this site.
         timed: measure the seconds of each selection.
         recorded: keep the reductions in the event.
         importance: returns, given the arguments of `get_image_features`, [n] per image; None where nothing reads it.
+        instruct: makes an `Instruction` of the arguments of a call that holds prompts, and the tokens that its cache
+            has seen already.
+        instruction: the prompts whose images are being encoded; None where nothing reads them or none are known.
         events: one `LayerEvent` of the latest images; lengths count image tokens, mean over the images.
     """
 
@@ -37,7 +43,25 @@ class Projection:
     timed: bool = False
     recorded: bool = False
     importance: Callable[[dict[str, Any]], list[Tensor]] | None = None
+    instruct: Callable[[Mapping[str, Any], int], Instruction] | None = None
+    instruction: Instruction | None = None
     events: list[LayerEvent] = field(default_factory=list)
+
+    @property
+    def relates(self) -> bool:
+        """Whether the method reads the prompts."""
+        return "relevance" in self.step.stage.method.reads
+
+    @contextmanager
+    def reading(self, given: Mapping[str, Any], seen: int = 0) -> Iterator[None]:
+        """Know the prompts of a call, by its arguments, for as long as the `with` block lasts."""
+        before = self.instruction
+        if self.relates and self.instruct is not None:
+            self.instruction = self.instruct(given, seen)
+        try:
+            yield
+        finally:
+            self.instruction = before
 
     def apply(self, features: list[Tensor], arguments: dict[str, Any]) -> list[Tensor]:
         """Return the features [n, D] of each image with rows of -inf for the tokens that are dropped."""
@@ -46,13 +70,15 @@ class Projection:
         before, after, reductions = [], [], []
         features = list(features)
         lengths = [len(feature) for feature in features]
+        texts = self._texts(lengths) if self.relates else None
         for number, length in enumerate(dict.fromkeys(lengths)):
             members = tuple(index for index, found in enumerate(lengths) if found == length)
             stacked = torch.stack([features[index] for index in members])
             row = None if rows is None else torch.stack([rows[index] for index in members])
+            text = None if texts is None else texts[list(members)]
             spans = _spans(members, stacked)
             before.append(_lengths(spans))
-            pruned, reduction = self._reduced(stacked, spans, row, number)
+            pruned, reduction = self._reduced(stacked, spans, row, text, number)
             after.append(_lengths(spans))
             reductions.append(reduction)
             for index, feature in zip(members, pruned, strict=True):
@@ -69,10 +95,24 @@ class Projection:
         self.events = [event]
         return features
 
-    def _reduced(self, x: Tensor, spans: Spans, row: Tensor | None, number: int) -> tuple[Tensor, Reduction]:
+    @torch.no_grad()
+    def _texts(self, lengths: list[int]) -> Tensor:
+        """Return [images, D]: the mean embedding of each image's prompt."""
+        if self.instruction is None:
+            raise SaintpruneError(
+                f"stages.{self.step.name} chooses image tokens by the prompt, but these images were encoded without it:"
+                " call the model or its generate with both, or encode images inside `with run.reading(inputs)`"
+            )
+        return self.instruction.of_images(lengths)
+
+    def _reduced(
+        self, x: Tensor, spans: Spans, row: Tensor | None, text: Tensor | None, number: int
+    ) -> tuple[Tensor, Reduction]:
         """Let the method select among images of one length: [R, n, D] -> the same with rows of -inf."""
         method, places = self.step.stage.method, spans.places
         tokens = x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
+        if spans.valid is not None:  # padding may point at a row of -inf, whose products are no numbers
+            tokens = tokens.masked_fill(~spans.valid[..., None], 0)
         sizes = torch.ones(places.shape, device=x.device) if method.merges else None
         state = LayerState(
             keys=tokens.float() if "keys" in method.reads else tokens[..., :0],
@@ -84,6 +124,7 @@ class Projection:
             budget=self.step.budget(spans.length),
             attention=None if row is None else partial(row.gather, 1, places),
             group=number,
+            relevances=None if text is None else partial(relevance, tokens, text),
         )
         reduction = spans.advance(choose(self.step, state))
         kept = reduction.apply(tokens, sizes)

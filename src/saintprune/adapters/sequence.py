@@ -103,6 +103,18 @@ class Prompt:
             return torch.ones(self.batch, self.length, dtype=torch.bool, device=self.device)
         return self.valid.clone()
 
+    def text_slots(self) -> Tensor:
+        """Return a new [B, M] bool: the slots that hold real tokens of no image."""
+        text = self.alive()
+        for spans in self.spans:
+            slots = self.slots(spans)
+            samples = spans.sample.expand_as(slots)
+            if spans.valid is None:
+                text[samples, slots] = False
+            else:
+                text[samples[spans.valid], slots[spans.valid]] = False
+        return text
+
     def compact(self, alive: Tensor, dropped: Sequence[int] | None) -> Reduction:
         """Leave only some slots; return the step, with padding at the front of samples that lose more than others.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from saintprune.adapters.borrow import borrow, patch
 from saintprune.adapters.decoder_run import DecoderRun
 from saintprune.adapters.hf_decoder import DROPPED, HFDecoder
+from saintprune.adapters.instruction import Instruction
 from saintprune.adapters.projector import Projection
 from saintprune.adapters.run import LayerEvent, PrunedRun
 from saintprune.adapters.vlm_families import check_vision, family_of, last_read_block, tower_of
@@ -51,6 +52,14 @@ class VLMRun:
     def visual_tokens_per_layer(self) -> list[float]:
         """Mean image tokens of a sample that leave each decoder layer."""
         return self.decoder.visual_tokens_per_layer
+
+    def reading(self, inputs: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Let images that are encoded inside this `with` block, apart from a forward pass, belong to given prompts.
+
+        Args:
+            inputs: those of the model, with `input_ids` or `inputs_embeds`, and `attention_mask`.
+        """
+        return nullcontext() if self.projection is None else self.projection.reading(inputs)
 
     def forget_images(self) -> None:
         """Forget the images of the prompt before, for a prompt without any."""
@@ -128,9 +137,11 @@ class VLM:
                 run.vision = undo.enter_context(self.tower.pruned(Plan(vision), timed=timed, recorded=recorded))
                 self._spread_features(undo, run.vision)
             if between is not None:
-                run.projection = Projection(between, timed, recorded)
+                run.projection = Projection(between, timed, recorded, instruct=self._instruction)
                 if watching:
                     run.projection.importance = self._importance(undo, run.vision, between.name)
+                if run.projection.relates and hasattr(self.net, "generate"):
+                    patch(undo, self.net, "generate", self._generate(run.projection))
             patch(undo, self.core, "get_image_features", self._features_forward(run))
             patch(undo, self.core, "forward", self._core_forward(run))
             yield run
@@ -240,11 +251,42 @@ class VLM:
                 self._check_no_placeholders(visual)
                 run.forget_images()
             try:
-                return original(*args, **kwargs)
+                with run.reading(given) if given.get("pixel_values") is not None else nullcontext():
+                    return original(*args, **kwargs)
             finally:
                 run.decoder.visual = None
 
         return forward
+
+    def _generate(self, projection: Projection) -> Callable[..., Any]:
+        """Return a `generate` that tells the projector the prompts: it encodes images before any forward pass."""
+        original = self.net.generate
+
+        @wraps(original)
+        def generate(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+            given = {name: kwargs.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask")}
+            given["input_ids"] = inputs if given["input_ids"] is None else given["input_ids"]
+            if given["input_ids"] is None and given["inputs_embeds"] is None:
+                return original(inputs, *args, **kwargs)
+            pad, ids = self.net.generation_config.pad_token_id, given["input_ids"]
+            if given["attention_mask"] is None and ids is not None and pad is not None:
+                given["attention_mask"] = ids != pad  # as generate guesses it
+            cached = kwargs.get("past_key_values")
+            with projection.reading(given, 0 if cached is None else cached.get_seq_length()):
+                return original(inputs, *args, **kwargs)
+
+        return generate
+
+    def _instruction(self, given: Mapping[str, Any], seen: int) -> Instruction:
+        """Return the prompts among the arguments of a call, without the `seen` tokens that a cache holds already."""
+        embeds, mask = given.get("inputs_embeds"), given.get("attention_mask")
+        if embeds is None:
+            tokens, embed = given["input_ids"][:, seen:], self.net.get_input_embeddings()
+            visual = self._visual({"input_ids": tokens})
+        else:
+            tokens, embed = embeds[:, seen:], nn.Identity()
+            visual = self._visual({"inputs_embeds": tokens})
+        return Instruction(partial(embed, tokens), visual, None if mask is None else mask[:, -visual.shape[1] :].bool())
 
     def _visual(self, given: dict[str, Any]) -> Tensor:
         """Return [B, T] bool: the places of image tokens in the prompts."""

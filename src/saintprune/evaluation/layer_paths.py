@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saintprune.adapters.instruction import relevance
 from saintprune.adapters.run import choose
 from saintprune.adapters.vlm import VLM
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan, Step
 from saintprune.reduction import LayerState
 from saintprune.reduction.baselines import KeepAll
+
+QUESTION = 32  # text tokens behind an image
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ def _state(step: Step, layer: int, depth: int, places: Tensor, width: _Width, pr
     method, side = step.stage.method, math.isqrt(entry)
     keys, tokens = (torch.randn(1, length, size, device=device) for size in (width.keys, width.tokens))
     noise = torch.randn(width.heads, length, width.keys, device=device)
+    text = torch.randn(1, width.tokens, device=device)
     return LayerState(
         keys=keys if "keys" in method.reads else tokens[..., :0],
         prefix=prefix,
@@ -159,9 +163,11 @@ def _state(step: Step, layer: int, depth: int, places: Tensor, width: _Width, pr
         layer=layer,
         depth=depth,
         budget=step.budget(entry),
-        attention=lambda: _rows(noise).mean(1),
-        head_attention=partial(_rows, noise),
+        attention=lambda: _head_rows(noise).mean(1),
+        head_attention=partial(_head_rows, noise),
         values=lambda: noise.norm(dim=-1)[None],
+        relevances=partial(relevance, tokens, text),
+        text_rows=partial(_text_rows, noise),
     )
 
 
@@ -170,9 +176,15 @@ def _reduced(step: Step, state: LayerState) -> Tensor:
     return choose(step, state).apply(state.tokens, state.sizes)
 
 
-def _rows(keys: Tensor) -> Tensor:
+def _head_rows(keys: Tensor) -> Tensor:
     """Return [1, heads, N]: a row of attention to keys [heads, N, C]."""
     return (keys[:, -1:] @ keys.mT).softmax(-1).transpose(0, 1)
+
+
+def _text_rows(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Return [1, T, N], rows of attention of a short question to keys [heads, N, C], and that all T are there."""
+    rows = (keys[:, -QUESTION:] @ keys.mT).softmax(-1).mean(0)[None]
+    return rows, torch.ones(rows.shape[:2], dtype=torch.bool, device=keys.device)
 
 
 def _read_layer(adapter: VLM) -> int:

@@ -80,10 +80,11 @@ class VLMBenchmark:
     def _seconds(self, arm: str, batch: int) -> tuple[float, float, float, float]:
         """Return the seconds to the first token, of a further token (median), of the answer, and of the tower."""
         inputs, net = self.batches[batch], self.adapter.net
-        with self._context(arm, batch):
+        with self._context(arm, batch) as run:
             marks = [clock(self.device)]
             marks += [clock(self.device) for _ in answer(net, inputs, self.settings.new_tokens)]
-            see_images(net, inputs)
+            with nullcontext() if run is None else run.reading(inputs):
+                see_images(net, inputs)
             tower = clock(self.device) - marks[-1]
         steps = torch.tensor(marks[1:], dtype=torch.float64).diff()
         return marks[1] - marks[0], median(steps).item(), marks[-1] - marks[0], tower

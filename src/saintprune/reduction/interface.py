@@ -33,6 +33,8 @@ class LayerState:
         head_attention: a function that computes `head_importance`; None where it is not observed.
         values: a function that computes `value_norms`; None where they are not observed.
         group: which batch of the layer this is; a decoder hands image spans of each length to the method apart.
+        relevances: a function that computes `relevance`; the projector of a vision-language model has one.
+        text_rows: a function that computes `text_attention`; a decoder has one.
     """
 
     keys: Tensor
@@ -49,6 +51,8 @@ class LayerState:
     head_attention: Callable[[], Tensor] | None = None
     values: Callable[[], Tensor] | None = None
     group: int = 0
+    relevances: Callable[[], Tensor] | None = None
+    text_rows: Callable[[], tuple[Tensor, Tensor]] | None = None
 
     @property
     def patches(self) -> int:
@@ -83,6 +87,28 @@ class LayerState:
                 " site=vision, the one site that sees them"
             )
         return self.values()
+
+    def relevance(self) -> Tensor:
+        """Return [B, N]: cosine of each token with the mean embedding of the text of its own prompt."""
+        if self.relevances is None:
+            raise ValueError(
+                "relevance to the instruction is known between tower and decoder of a vision-language model alone: use"
+                " site=projector, and name it in the method's `reads`"
+            )
+        return self.relevances()
+
+    def text_attention(self) -> tuple[Tensor, Tensor]:
+        """Return [B, T, N], what T text tokens behind the image give to its tokens, averaged over heads, and [B, T]
+        bool, which of the T are there.
+
+        A row is a part of its token's softmax over everything that it attends to, so that it sums to less than 1.
+        """
+        if self.text_rows is None:
+            raise ValueError(
+                "rows of text are known inside a decoder alone: use site=language, and name text_attention in the"
+                " method's `reads`"
+            )
+        return self.text_rows()
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +179,8 @@ class Reducer(ABC):
     """A method: a frozen dataclass whose `select` maps a `LayerState` to a `Reduction`.
 
     Attributes:
-        reads: what of the layer must be observed for it: any of "keys", "importance" (whole or per head) and "values".
+        reads: what of the layer must be observed for it: any of "keys", "importance" (whole or, in towers, per head),
+            "values" (in towers), "relevance" (at the projector) and "text_attention" (in a decoder).
         merges: whether its reductions carry `merge_to`, so that sizes and proportional attention matter.
         decides: whether it finds the number of tokens by itself; if not, the stage needs a `Schedule`.
     """
