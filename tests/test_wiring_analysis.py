@@ -109,7 +109,7 @@ def test_an_image_network(run, stages):
 @pytest.fixture
 def few_figures(monkeypatch):
     """Leave out the figures of each part, which take seconds; `test_an_image_network` draws them."""
-    monkeypatch.setattr(report, "_part_figures", lambda folder, part: [])
+    monkeypatch.setattr(report, "part_figures", lambda folder, part: [])
 
 
 def test_stages_are_replaced_only_on_request(run, stages, few_figures):

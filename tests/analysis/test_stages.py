@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from saintprune.analysis.curves import Curves
+from saintprune.analysis.nulls import Descriptions
 from saintprune.analysis.resampling import Samples
 from saintprune.analysis.stages import CENTRED, RAW, find_stages
 from saintprune.analysis.synthetic import Noise, planted, without_stages
@@ -85,6 +86,17 @@ def test_random_weights_that_gain_as_much_refute(case) -> None:
     assert not verdict.three_stages and "random weights" in verdict.reason
     flat = without_stages("flat", 12, 0)
     assert find_stages(curves, [flat], draws=39).p_values["random"] == pytest.approx(1 / 40)
+
+
+def test_random_weights_that_only_rise_do_not_refute() -> None:
+    """Monotone curves may gain from a cut in three, as fresh decoders' do, and mean nothing by it."""
+    curves, _ = planted(24, 0)
+    stairs = np.repeat([0.0, 1.0, 1.5], 8) + np.linspace(0, 0.2, 24)
+    values = {name: torch.from_numpy(np.tile(stairs, (4, 1))) for name in curves.values}
+    rising = Curves("synthetic", 24, values)
+    found = Descriptions.of(Samples.of(rising, list(values)).mean)
+    assert found.gain > Descriptions.of(Samples.of(curves, list(curves.values)).mean).gain and found.margin < 0
+    assert find_stages(curves, [rising], draws=39).three_stages
 
 
 def test_boundaries_that_hang_on_the_images_refute() -> None:

@@ -95,14 +95,14 @@ class Evidence:
             )
 
     def learnt(self) -> None:
-        """Random weights must not gain as much from three segments."""
+        """Three segments must not pass by as much in networks with random weights."""
         if not self.random:
             return
-        own = self.samples.gains(self.draws, self._rng(6))
-        twins = [twin.gains(self.draws, self._rng(7)) for twin in self.random]
+        own = self.samples.margins(self.draws, self._rng(6))
+        twins = [twin.margins(self.draws, self._rng(7)) for twin in self.random]
         p = self._p("random", float((1 + sum((twin >= own).sum() for twin in twins)) / (1 + len(twins) * self.draws)))
         if p > CHANCE:
-            self._fail(f"random weights gain as much from three segments (p = {p:.2g})")
+            self._fail(f"networks with random weights look as much like it (p = {p:.2g})")
 
     def verdict(self, curves: Curves) -> Verdict:
         """Return the answer."""

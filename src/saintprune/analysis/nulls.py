@@ -51,6 +51,14 @@ class Descriptions:
         """How much better three segments are than the best simpler description and than a random walk."""
         return min(self.simpler.score, self.walk.score) - self.segments[3].score
 
+    @property
+    def margin(self) -> float:
+        """By how much three segments pass: their gain, or what they explain beyond monotone curves, if that is less.
+
+        Curves without a turn may well be cheaper in three pieces than as a drift, and such cuts mean nothing.
+        """
+        return min(self.gain, monotone(self.curves).misfit - self.segments[3].misfit)
+
 
 def p_simpler(found: Descriptions, draws: int, rng: np.random.Generator) -> float:
     """Return how often curves of the best simpler description gain as much from three segments."""

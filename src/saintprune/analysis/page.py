@@ -22,7 +22,7 @@ _CONDITIONS = (
     ("more", "Four segments are not better", True),
     ("monotone", "Not all curves are monotone", False),
     ("shuffled", "The order of the blocks matters", False),
-    ("random", "Random weights gain less", False),
+    ("random", "Random weights look less like it", False),
 )
 
 

@@ -49,7 +49,7 @@ def write_report(folder: Path, report: Report) -> Path:
         part.curves.save(folder / "curves" / place / "own")
         for name, curves in part.twins.items():
             curves.save(folder / "curves" / place / name.replace(" ", "-"))
-        sections.append(Section(part.curves, part.verdict, part.raw, _part_figures(folder / "figures" / place, part)))
+        sections.append(Section(part.curves, part.verdict, part.raw, part_figures(folder / "figures" / place, part)))
     if report.sensitivity:
         _write_rows(folder / "sensitivity.csv", report.sensitivity)
     figures = _other_figures(folder / "figures", report)
@@ -58,7 +58,8 @@ def write_report(folder: Path, report: Report) -> Path:
     )
 
 
-def _part_figures(folder: Path, part: Part) -> Figures:
+def part_figures(folder: Path, part: Part) -> Figures:
+    """Draw what belongs to one part; return pairs of a PNG and its caption."""
     verdict = part.verdict
     made = curves_figure(part.curves, folder / "curves.png", verdict, random=part.twins)
     figures = [(made, f"{part.name}: the metrics that decide, block by block, beside networks with random weights.")]

@@ -49,9 +49,9 @@ class Samples:
         """Return [draws, 2]: the boundaries of three segments for images drawn anew."""
         return np.array([segmented(standardise(curves), 3).ends[:2] for curves in self.drawn(draws, rng)])
 
-    def gains(self, draws: int, rng: np.random.Generator) -> np.ndarray:
-        """Return [draws]: what three segments gain over simpler descriptions per metric, for images drawn anew."""
-        return np.array([Descriptions.of(curves, 3).gain / max(1, len(curves)) for curves in self.drawn(draws, rng)])
+    def margins(self, draws: int, rng: np.random.Generator) -> np.ndarray:
+        """Return [draws]: by how much three segments pass per metric (`Descriptions.margin`), for images drawn anew."""
+        return np.array([Descriptions.of(curves, 3).margin / max(1, len(curves)) for curves in self.drawn(draws, rng)])
 
 
 def _varies(curve: np.ndarray) -> bool:

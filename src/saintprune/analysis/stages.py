@@ -9,7 +9,8 @@ The question is put to the mean curves of several metrics jointly. There are thr
 4. the curves are not all monotone (`monotone`);
 5. layers in a random order do not fit as well (`shuffled`);
 6. the boundaries stay, within one layer, where they are when other images are drawn (`stability`);
-7. the same architecture with random weights, where it is given, does not gain as much from three segments (`random`).
+7. in the same architecture with random weights, where it is given, three segments do not pass by as much: neither 1
+   and 2 nor 4 (`random`, see `Descriptions.margin`).
 """
 
 from __future__ import annotations

@@ -77,15 +77,25 @@ def study(
 
     own = traced(adapter, "own")
     others = {name: traced(make(), name) for name, make in twins.items()}
-    parts = []
-    for name, curves in own.items():
-        same = {twin: found[name] for twin, found in others.items() if name in found}
-        centred, raw = (
-            find_stages(curves, list(same.values()), metrics=metrics, draws=settings.draws, seed=seed)
-            for metrics in (CENTRED, RAW)
-        )
-        parts.append(Part(curves, same, centred, raw))
-    return parts
+    return [
+        judged(curves, {twin: found[name] for twin, found in others.items() if name in found}, settings.draws, seed)
+        for name, curves in own.items()
+    ]
+
+
+def judged(curves: Curves, twins: Mapping[str, Curves], draws: int, seed: int = 0) -> Part:
+    """Return a part with the verdicts about it.
+
+    Args:
+        curves: of the network.
+        twins: name -> the same of a network with random weights.
+        draws: of each bootstrap and each null.
+        seed: of the draws.
+    """
+    centred, raw = (
+        find_stages(curves, list(twins.values()), metrics=metrics, draws=draws, seed=seed) for metrics in (CENTRED, RAW)
+    )
+    return Part(curves, twins, centred, raw)
 
 
 def first(batches: Iterable[Any], samples: int) -> Iterable[Any]:
