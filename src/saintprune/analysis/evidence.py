@@ -121,6 +121,7 @@ class Evidence:
             intervals=self.intervals,
             layer_intervals=self.layer_intervals,
             stability=self.stability,
+            cuts=tuple(self.found.segments[number].ends[:-1] for number in (2, 3, 4)),
             scores={**scores, "smooth": self.found.smooth.score, "walk": self.found.walk.score},
             p_values=self.p_values,
         )

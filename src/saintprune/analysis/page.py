@@ -128,11 +128,17 @@ def _tests(verdict: Verdict) -> str:
 def _scores(verdict: Verdict) -> str:
     names = {"smooth": "smooth drift", "walk": "random walk", "1": "1 segment"}
     best = min(verdict.scores.values())
+    begins = {str(len(cut) + 1): ", ".join(map(str, cut)) for cut in verdict.cuts}
     rows = [
-        [escape(names.get(name, f"{name} segments")), f"{score:.1f}", "lowest" if score == best else ""]
+        [
+            escape(names.get(name, f"{name} segments")),
+            begins.get(name, ""),
+            f"{score:.1f}",
+            "lowest" if score == best else "",
+        ]
         for name, score in verdict.scores.items()
     ]
-    return _table(("description", "score (lower is better)", ""), rows)
+    return _table(("description", "cut before blocks", "score (lower is better)", ""), rows)
 
 
 def _means(curves: Curves) -> str:

@@ -31,7 +31,7 @@ from saintprune.analysis.verdict import Verdict
 from saintprune.errors import SaintpruneError, did_you_mean
 from saintprune.plan import NAMED
 
-TOLD = ("three_stages", "verdict", "best_three", "best_three_names", "p_values", "scores")  # of raw cosines
+TOLD = ("three_stages", "verdict", "best_three", "best_three_names", "cuts", "p_values", "scores")  # of raw cosines
 HEAD = "# Written by task=analyze. `layers: aligner` in a plan reads `boundaries`, or else `best_three`.\n"
 
 
@@ -72,6 +72,7 @@ def _entry(verdict: Verdict) -> dict[str, Any]:
         "boundaries": dict(named) if verdict.three_stages else {},
         "best_three": [list(span) for span in verdict.spans],
         "best_three_names": [name or "unnamed" for name in verdict.names] if verdict.spans else [],
+        "cuts": {len(cut) + 1: list(cut) for cut in verdict.cuts},
         "intervals": [list(pair) for pair in verdict.intervals or ()],
         "layer_intervals": [list(pair) for pair in verdict.layer_intervals or ()],
         "stability": [round(share, 3) for share in verdict.stability or ()],

@@ -27,6 +27,7 @@ class Verdict:
         layer_intervals: per boundary, of 95 % of the draws of the layers' deviations from the segments. They are the
             wider, where there are many images, and the better guide to another network of the kind.
         stability: per boundary, share of the draws of images in which it is found within one layer.
+        cuts: first blocks of the segments after the first, of the best two, three and four segments.
         scores: what each description costs, by "1", "2", "3", "4", "smooth" and "walk"; lower is better.
         p_values: by "simpler", "walk", "more", "monotone", "shuffled" and "random"; those that were computed.
     """
@@ -43,6 +44,7 @@ class Verdict:
     intervals: tuple[Pair, Pair] | None = None
     layer_intervals: tuple[Pair, Pair] | None = None
     stability: tuple[float, float] | None = None
+    cuts: tuple[tuple[int, ...], ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     p_values: Mapping[str, float] = field(default_factory=dict)
 
