@@ -67,7 +67,7 @@ def execute(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"), prepend=":" if sys.platform != "win32" else ";")
     notebook = read(path)
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
     client.execute()
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):

@@ -101,7 +101,10 @@ def show_images(run: Parts, **settings: Any) -> Shown:
     Raises:
         SaintpruneError: the run has no images, or the patches of its model cannot be told apart.
     """
-    shown = wiring_analysis.pictures_of(run, _settings(run, settings))
+    chosen = _settings(run, settings)
+    if not chosen.pictures:
+        raise SaintpruneError("pictures is 0, so there is nothing to show: give 1 or more")
+    shown = wiring_analysis.pictures_of(run, chosen)
     if shown is None:
         raise SaintpruneError(
             f"model={run.cfg.model.name} with dataset={run.names['dataset']} has no images whose patches can be shown"
