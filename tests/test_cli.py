@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from saintprune.cli import _names
+from saintprune.config import names_of
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -70,7 +70,7 @@ def test_a_run_is_named_by_what_was_changed(overrides, label):
         runtime=SimpleNamespace(choices={"dataset": "elpv", "pruning": "saint"}),
         overrides=SimpleNamespace(task=["model=vit_s14", *overrides]),
     )
-    assert _names(found) == {"dataset": "elpv", "pruning": label}
+    assert names_of(found) == {"dataset": "elpv", "pruning": label}
 
 
 def test_a_sweep_ends_with_a_table_and_a_figure(tmp_path):

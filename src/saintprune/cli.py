@@ -14,7 +14,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from saintprune.config import config_dir, register
+from saintprune.config import config_dir, names_of, register
 from saintprune.errors import SaintpruneError
 
 ROOM = 256 * 1024  # bytes that a run's config, record and CSV log need at the least
@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> None:
 
     hydra_config = HydraConfig.get()
     try:
-        run(cfg, Path(hydra_config.runtime.output_dir), _names(hydra_config))
+        run(cfg, Path(hydra_config.runtime.output_dir), names_of(hydra_config))
     except SaintpruneError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -73,17 +73,6 @@ def _require_room(folder: Path) -> None:
             file=sys.stderr,
         )
         sys.exit(1)
-
-
-def _names(hydra_config: Any) -> dict[str, str]:
-    """Return how the run's groups are called in tables: the chosen file and, for pruning, what was overridden in it."""
-    choices = hydra_config.runtime.choices
-    changed = []
-    for override in hydra_config.overrides.task:
-        key, _, value = override.lstrip("+").partition("=")
-        if key.startswith(("pruning.", "stage@pruning.", "calibration.target")):
-            changed.append(f"{key.rpartition('.')[2]}={value}")
-    return {"dataset": choices["dataset"], "pruning": " ".join([choices["pruning"], *changed])}
 
 
 if __name__ == "__main__":

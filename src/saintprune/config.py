@@ -1,14 +1,20 @@
-"""The root schema of a run: scalars and required groups, so that a mistyped key is an error."""
+"""The root schema of a run, in which a mistyped key is an error, and how its groups are chosen by name."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from saintprune.errors import SaintpruneError
 
 
 class Task(Enum):
@@ -57,3 +63,36 @@ def config_dir() -> Path:
 def register() -> None:
     """Make the schema known to Hydra as `schema`."""
     ConfigStore.instance().store(name="schema", node=Config)
+
+
+def compose_run(overrides: Sequence[str] = ()) -> tuple[DictConfig, dict[str, str]]:
+    """Compose the config of a run, as `python run.py …` would, and say how its groups are called in tables.
+
+    Args:
+        overrides: such as "model=vit_s14" or "hardware.batch_size=4", in Hydra's grammar.
+
+    Raises:
+        SaintpruneError: a name or an override that Hydra does not take.
+    """
+    register()
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            cfg = compose("config", list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).partition("Config search path")[0].split())
+        raise SaintpruneError(f"cannot compose {' '.join(overrides)}: {reason}") from error
+    names = names_of(cfg.hydra)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg, names
+
+
+def names_of(hydra_config: Any) -> dict[str, str]:
+    """Return how the run's groups are called in tables: the chosen file and, for pruning, what was overridden in it."""
+    choices = hydra_config.runtime.choices
+    changed = []
+    for override in hydra_config.overrides.task:
+        key, _, value = override.lstrip("+").partition("=")
+        if key.startswith(("pruning.", "stage@pruning.", "calibration.target")):
+            changed.append(f"{key.rpartition('.')[2]}={value}")
+    return {"dataset": choices["dataset"], "pruning": " ".join([choices["pruning"], *changed])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,12 @@ class Parts:
     plan: Plan
     settings: BenchmarkSettings
     unpruned: dict[int, Any] = field(default_factory=dict)
+
+
+def quiet() -> None:
+    """Let the libraries that announce what they do at every step speak of errors only."""
+    for library in ("lightning.pytorch", "lightning.fabric", "httpx"):
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 @contextmanager

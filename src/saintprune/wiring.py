@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from saintprune.evaluation.classification import Scores, score
 from saintprune.evaluation.vlm_timing import VLMTiming
 from saintprune.evaluation.vqa_summary import VQAScores
 from saintprune.models.heads import answers, attach
-from saintprune.parts import Parts, console, progress
+from saintprune.parts import Parts, console, progress, quiet
 from saintprune.plan import Plan
 from saintprune.reporting.assemble import figures, vlm_figures
 from saintprune.reporting.loggers import log_record
@@ -45,8 +44,7 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
     Raises:
         SaintpruneError: a mistake that the user can mend.
     """
-    for library in ("lightning.pytorch", "lightning.fabric", "httpx"):
-        logging.getLogger(library).setLevel(logging.ERROR)
+    quiet()
     target = None if cfg.calibration.target is None else Target.parse(cfg.calibration.target)
     if cfg.task == Task.calibrate and target is None:
         raise SaintpruneError("task=calibrate needs a target, for example calibration.target=flops:0.5")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from saintprune.analysis.sensitivity import Sensitivity, drop_sensitivity
 from saintprune.analysis.settings import AnalysisSettings
 from saintprune.analysis.show import Shown, show
 from saintprune.analysis.stage_file import locate, read_stages, stages_content, write_stages
-from saintprune.analysis.study import Twin, first, study
+from saintprune.analysis.study import Part, Twin, first, study
 from saintprune.analysis.twins import shuffled
 from saintprune.binding import make
 from saintprune.config import config_dir
@@ -79,21 +79,14 @@ def analyze(parts: Parts, settings: AnalysisSettings, folder: Path) -> dict[str,
     Returns:
         What the record keeps: the verdicts, the sensitivity, and the seconds that each step took.
     """
-    to_drop = _samples_to_drop(parts, settings)
+    _samples_to_drop(parts, settings)  # what cannot be measured is told before minutes of tracing
     started, seconds = time.perf_counter(), {}
-    meta = {"model": parts.cfg.model.name, "dataset": parts.names["dataset"], "split": settings.split}
+    meta = _meta(parts, settings)
     with progress("tracing") as advance:
-        studied = study(
-            parts.adapter,
-            partial(_batches, parts, settings),
-            _twins(parts, settings.twins),
-            settings,
-            meta=meta,
-            seed=parts.cfg.seed,
-            advance=advance,
-        )
+        studied = study_parts(parts, settings, advance)
     seconds["trace_and_stages"] = time.perf_counter() - started
-    rows = _sensitivity(parts, settings, to_drop)
+    with progress("dropping at one block at a time") as advance:
+        rows = sensitivity(parts, settings, advance=advance)
     seconds["sensitivity"] = time.perf_counter() - started - sum(seconds.values())
     content = stages_content(
         [part.verdict for part in studied],
@@ -102,7 +95,7 @@ def analyze(parts: Parts, settings: AnalysisSettings, folder: Path) -> dict[str,
         record=_relative(folder / "metrics.json"),
     )
     write_stages(folder / "stages.yaml", content)
-    pictures = _pictures(parts, settings)
+    pictures = pictures_of(parts, settings)
     title = f"How tokens change in {meta['model']} ({meta['dataset']}, {settings.split} split)"
     page = write_report(folder, Report(title, studied, rows, pictures, settings.site, _provenance(parts, meta)))
     _tell(parts, studied, content, settings, page)
@@ -113,6 +106,26 @@ def analyze(parts: Parts, settings: AnalysisSettings, folder: Path) -> dict[str,
         "sensitivity": [row.as_dict() for row in rows],
         "seconds": seconds,
     }
+
+
+def study_parts(
+    parts: Parts, settings: AnalysisSettings, advance: Callable[[float], None] = lambda share: None
+) -> list[Part]:
+    """Trace the network of a run and its random twins, and look for stages in each of its parts."""
+    return study(
+        parts.adapter,
+        partial(_batches, parts, settings),
+        _twins(parts, settings.twins),
+        settings,
+        meta=_meta(parts, settings),
+        seed=parts.cfg.seed,
+        advance=advance,
+    )
+
+
+def _meta(parts: Parts, settings: AnalysisSettings) -> dict[str, Any]:
+    """Return what curves and files say about where they come from."""
+    return {"model": parts.cfg.model.name, "dataset": parts.names["dataset"], "split": settings.split}
 
 
 def _batches(parts: Parts, settings: AnalysisSettings) -> Iterable[Any]:
@@ -151,22 +164,33 @@ def _samples_to_drop(parts: Parts, settings: AnalysisSettings) -> int:
     return settings.sensitivity
 
 
-def _sensitivity(parts: Parts, settings: AnalysisSettings, samples: int) -> list[Sensitivity]:
-    """Drop a share at one block at a time on so many images; none where that is not asked for."""
+def sensitivity(
+    parts: Parts,
+    settings: AnalysisSettings,
+    *,
+    layers: Sequence[int] | None = None,
+    advance: Callable[[float], None] = lambda share: None,
+) -> list[Sensitivity]:
+    """Drop a share at one block at a time, where that is asked for; `layers` None is all blocks.
+
+    Raises:
+        SaintpruneError: the model has no image tokens, or the layers or the site are not there.
+    """
+    samples = _samples_to_drop(parts, settings)
     if not samples:
         return []
-    with progress("dropping at one block at a time") as advance:
-        return drop_sensitivity(
-            parts.adapter,
-            first(_batches(parts, settings), samples),
-            share=settings.share,
-            site=settings.site,
-            classifies=not isinstance(parts.adapter, ViTAdapter) or parts.model.num_classes > 0,
-            advance=lambda images: advance(min(1.0, images / samples)),
-        )
+    return drop_sensitivity(
+        parts.adapter,
+        first(_batches(parts, settings), samples),
+        share=settings.share,
+        layers=layers,
+        site=settings.site,
+        classifies=not isinstance(parts.adapter, ViTAdapter) or parts.model.num_classes > 0,
+        advance=lambda images: advance(min(1.0, images / samples)),
+    )
 
 
-def _pictures(parts: Parts, settings: AnalysisSettings) -> Shown | None:
+def pictures_of(parts: Parts, settings: AnalysisSettings) -> Shown | None:
     """Return what is to be seen of the first images; None where there are none."""
     if not settings.pictures or is_language(parts.model):
         return None

@@ -12,15 +12,17 @@ from PIL import Image
 
 import families
 from saintprune.analysis.curves import Curves
-from saintprune.analysis.drawing import picture, words
+from saintprune.analysis.depth_plot import depth_figure
+from saintprune.analysis.drawing import BLUE, GREEN, VERMILION, picture, words
 from saintprune.analysis.one_image import keys_at, survivors
 from saintprune.analysis.page import Section, write_page
-from saintprune.analysis.pictures import cosines, faded, similarity_figure, survivors_figure, thinned
+from saintprune.analysis.pictures import cosines, faded, left_after, similarity_figure, survivors_figure, thinned
 from saintprune.analysis.plots import curves_figure, distribution_figure, heatmap_figure
 from saintprune.analysis.sensitivity import Sensitivity
 from saintprune.analysis.sensitivity_plot import sensitivity_figure
 from saintprune.analysis.stages import find_stages
 from saintprune.analysis.synthetic import planted, without_stages
+from saintprune.analysis.verdict_table import verdict_table
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan, Schedule
 from saintprune.reduction.baselines import RandomDrop
@@ -98,6 +100,24 @@ def test_sensitivity(verdict, tmp_path) -> None:
     assert_drawn(sensitivity_figure(answers, tmp_path / "answers.png"), tmp_path)
     with Image.open(tmp_path / "features.png") as one, Image.open(tmp_path / "answers.png") as three:
         assert three.width > 2 * one.width, "a panel for each measure that is known"
+
+
+def test_models_over_relative_depth(curves, verdict, tmp_path) -> None:
+    twin = replace(without_stages("flat", 12, 0, images=4), meta={"model": "vit", "weights": "shuffled 0"})
+    models = {"ViT": replace(curves, meta={"model": "vit"}), "ViT, shuffled": twin, "other": curves}
+    names = list(curves.values)[:2]
+    assert_drawn(depth_figure(models, tmp_path / "depth.png", {"ViT": verdict}, metrics=names), tmp_path)
+    drawing = (tmp_path / "depth.svg").read_text(encoding="utf-8").upper()
+    assert BLUE in drawing and VERMILION in drawing and GREEN not in drawing, "a colour for each model"
+    with pytest.raises(SaintpruneError, match="none of the models has nothing: name other metrics"):
+        depth_figure(models, tmp_path / "none.png", metrics=["nothing"])
+
+
+def test_verdicts_in_a_table(verdict) -> None:
+    nothing = find_stages(Curves("vision", 4, {"key_cosine": torch.rand(3, 4).double()}))
+    lines = verdict_table({"ViT": verdict, "a|b": nothing}).splitlines()
+    assert len(lines) == 4 and lines[2].startswith(f"| ViT | 12 | {verdict.images} | yes | 0, ")
+    assert lines[3].startswith("| a\\|b | 4 | 3 | no | nothing to cut | no three stages: 4 layers are too few")
 
 
 def test_metrics_have_words() -> None:
@@ -180,6 +200,10 @@ def test_pictures(tower, tmp_path) -> None:
         net(images)
     left = [survivors(run.events, sample, torch.arange(16), prefix=1) for sample in range(3)]
     assert_drawn(survivors_figure(images, left, (4, 4), tmp_path / "left.png", **GREY), tmp_path)
+    rows = [left[0], {1: left[0][1]}, {}]  # pruned at different layers, or not at all
+    path = survivors_figure(images[[0, 0, 0]], rows, (4, 4), tmp_path / "rows.png", **GREY, labels=["a", "b", "c"])
+    assert_drawn(path, tmp_path)
+    assert torch.equal(left_after(3, rows[1], 16), left[0][1]) and len(left_after(0, rows[1], 16)) == 16
     with pytest.raises(SaintpruneError, match="no layer was pruned"):
         survivors_figure(images, [{}, {}, {}], (4, 4), tmp_path / "none.png", **GREY)
 

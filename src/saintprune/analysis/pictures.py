@@ -87,20 +87,23 @@ def survivors_figure(
     *,
     mean: Sequence[float],
     std: Sequence[float],
+    labels: Sequence[str] = (),
     title: str = "",
 ) -> Path:
     """Draw images and, layer by layer, what is left of them: dropped patches fade.
 
     Args:
         images: [B, 3, H, W], as the network takes them; one row each.
-        survivors: per image layer -> indices of patches, see `saintprune.analysis.one_image.survivors`.
+        survivors: per image layer -> indices of patches, see `saintprune.analysis.one_image.survivors`. Rows may be
+            pruned at different layers: at the others they show what the last one before has left.
         grid: rows and columns of patches.
         path: of the PNG; the SVG stands beside it.
         mean: that the images were normalised with.
         std: the same.
+        labels: of the rows, such as the methods that one image was pruned by.
         title: of the figure.
     """
-    layers = thinned(sorted(survivors[0]))
+    layers = thinned(sorted(set().union(*survivors)))
     if not layers:
         raise SaintpruneError("no layer was pruned, so there is nothing to draw: give a plan with a vision stage")
     with styled():
@@ -114,17 +117,24 @@ def survivors_figure(
             whole = picture(image, mean, std)
             axes[row, 0].imshow(whole.numpy())
             axes[row, 0].set_xlabel(f"{patches} patches", fontsize=8)
+            if labels:
+                axes[row, 0].set_ylabel(labels[row], fontweight="bold")
             for column, layer in enumerate(layers, start=1):
-                axes[row, column].imshow(faded(whole, left[layer], grid).numpy())
-                axes[row, column].set_xlabel(
-                    f"{len(left[layer])} ({100 * len(left[layer]) / patches:.0f} %)", fontsize=8
-                )
+                there = left_after(layer, left, patches)
+                axes[row, column].imshow(faded(whole, there, grid).numpy())
+                axes[row, column].set_xlabel(f"{len(there)} ({100 * len(there) / patches:.0f} %)", fontsize=8)
         for axis, layer in zip(axes[0], (None, *layers), strict=True):
             axis.set_title("image" if layer is None else f"after block {layer}", loc="center")
         for axis in axes.flatten():
             _bare(axis)
         figure.suptitle(title or "Patches that are left", fontsize=11, x=0.01, ha="left")
         return write(figure, path)
+
+
+def left_after(layer: int, left: Mapping[int, Tensor], patches: int) -> Tensor:
+    """Return which of an image's patches are left after a layer, pruned or not."""
+    before = [pruned for pruned in left if pruned <= layer]
+    return left[max(before)] if before else torch.arange(patches)
 
 
 def cosines(keys: Tensor, centred: bool) -> Tensor:

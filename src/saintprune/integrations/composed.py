@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from saintprune.binding import make
-from saintprune.config import config_dir, register
+from saintprune.config import compose_run
 from saintprune.errors import SaintpruneError
 from saintprune.integrations.answering import PrunedVLM
 from saintprune.models.vlm import LoadedVLM
@@ -49,14 +46,7 @@ def compose_config(model: str, pruning: str, overrides: Sequence[str] = ()) -> D
     Raises:
         SaintpruneError: a name or an override that Hydra does not take.
     """
-    register()
-    chosen = [f"model={model}", f"pruning={pruning}", *overrides]
-    try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return compose("config", chosen)
-    except (HydraException, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).partition("Config search path")[0].split())
-        raise SaintpruneError(f"cannot compose {' '.join(chosen)}: {reason}") from error
+    return compose_run([f"model={model}", f"pruning={pruning}", *overrides])[0]
 
 
 def load(cfg: DictConfig) -> PrunedVLM:
