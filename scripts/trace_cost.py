@@ -25,7 +25,7 @@ from saintprune.metrics.intervals import bootstrap, median
 from saintprune.metrics.memory import peak_memory
 from saintprune.reporting.records import package_versions, source_commit, write_atomically
 
-IMAGES, PAIRS, FEW, MANY = 256, 7, 64, 1024
+IMAGES, PAIRS, FEW, MANY = 256, 5, 64, 1024
 
 
 def main(path: Path, overrides: list[str]) -> None:
