@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 from saintprune.reporting.cells import percent, ratio, speedup
+from saintprune.reporting.comparison_table import comparison_table
 from saintprune.reporting.records import RunRecord
+from saintprune.reporting.results import read_rows, target_of
 from saintprune.reporting.tables import layers_line
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,10 +22,17 @@ HEADER = "| pruning | accuracy | change (95 %) | same answers | GFLOPs | speed-u
 
 
 def table(folder: Path) -> str:
-    """Return the Markdown table of the records in a folder, the unpruned network first, then by agreement."""
+    """Return the Markdown table of the records in a folder, the unpruned network first, then by agreement.
+
+    Records of prunings that were calibrated to targets (scripts/compare.py --targets) make a group of columns per
+    target.
+    """
     records = [RunRecord.read(path) for path in folder.glob("*.json")]
     if not records:
         raise SystemExit(f"{folder} holds no record")
+    if any(target_of(record) for record in records):
+        measured = [record for record in records if record.num_samples] or records
+        return f"{comparison_table(read_rows(folder))}\n\n{caption(measured)}\n"
     first = records[0]
     if "ttft_seconds" in first.baseline:
         return questions_table(sorted(records, key=by_share_and_mode))

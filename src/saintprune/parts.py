@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from saintprune.calibration.search import Calibrator
 from saintprune.evaluation.timing import BenchmarkSettings
 from saintprune.hardware import HardwareProfile
 from saintprune.plan import Plan
@@ -33,7 +34,9 @@ class Parts:
         adapter: a `ViTAdapter` or a `VLM` around its network.
         plan: what to prune.
         settings: of the benchmark.
-        unpruned: what a vision-language model answered untouched, by number of the batch; filled as it is asked.
+        unpruned: what the untouched model answered to the test split, by number of the batch; filled as it is
+            asked. Runs that differ in their pruning alone share it.
+        calibrators: by images and pairs of passes; what one found of the untouched network serves every pruning.
     """
 
     cfg: Any
@@ -46,6 +49,7 @@ class Parts:
     plan: Plan
     settings: BenchmarkSettings
     unpruned: dict[int, Any] = field(default_factory=dict)
+    calibrators: dict[tuple[int, int], Calibrator] = field(default_factory=dict)
 
 
 def quiet() -> None:

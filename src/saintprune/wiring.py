@@ -22,6 +22,7 @@ from saintprune.evaluation.benchmark import Benchmark, BenchmarkResult
 from saintprune.evaluation.classification import Scores, score
 from saintprune.evaluation.vlm_timing import VLMTiming
 from saintprune.evaluation.vqa_summary import VQAScores
+from saintprune.metrics.samples import Samples
 from saintprune.models.heads import answers, attach
 from saintprune.parts import Parts, console, progress, quiet
 from saintprune.plan import Plan
@@ -55,7 +56,7 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
     analysis = make(cfg, "analysis")
     parts = build(cfg, names)
     _warn(parts)
-    calibrated = None if target is None else _calibrate(parts, target)
+    calibrated = None if target is None else calibrate(parts, target)
     if cfg.task == Task.analyze:
         found = wiring_analysis.analyze(parts, analysis, output_dir)
         record = _record(parts, None, None, None, found)
@@ -115,9 +116,19 @@ def repruned(parts: Parts, cfg: DictConfig, names: dict[str, str]) -> Parts:
 
 def measure(parts: Parts, calibrated: Calibrated | None = None) -> RunRecord:
     """Score and time as the task asks for, and return the record."""
+    return measured(parts, calibrated)[0]
+
+
+def measured(parts: Parts, calibrated: Calibrated | None = None) -> tuple[RunRecord, Samples | None]:
+    """Score and time as the task asks for; return the record and, where it was scored, the answers one by one."""
     scores = _score(parts) if parts.cfg.task == Task.evaluate else None
     timing = _benchmark(parts) if parts.cfg.task != Task.calibrate else None
-    return _record(parts, scores, timing, calibrated)
+    return _record(parts, scores, timing, calibrated), scores.samples if scores else None
+
+
+def unreached(parts: Parts, reason: str) -> RunRecord:
+    """Return the record of a run that measured nothing, because its pruning cannot meet the target."""
+    return replace(_record(parts, None, None, None), out_of_reach=reason)
 
 
 def _plan(cfg: DictConfig) -> Plan:
@@ -148,6 +159,7 @@ def _score(parts: Parts) -> Scores | VQAScores:
         parts.data,
         num_classes=parts.model.num_classes,
         labelled=answers(parts.model, parts.data.classes),
+        unpruned=parts.unpruned,
         callbacks=[RichProgressBar()],
         **parts.hardware.trainer_arguments(),
     )
@@ -162,13 +174,16 @@ def _benchmark(parts: Parts) -> BenchmarkResult | VLMTiming:
         return Benchmark(parts.adapter, parts.plan, batches, parts.settings).run(advance)
 
 
-def _calibrate(parts: Parts, target: Target) -> Calibrated:
+def calibrate(parts: Parts, target: Target) -> Calibrated:
     """Search on unlabelled images of the training split; from here on, the run's plan is the one that was found."""
     options = parts.cfg.calibration
-    batches = _batches(parts, parts.data.train_dataloader(), options.samples)
+    key = (options.samples, options.pairs)
     with progress(f"calibrating to {target}") as advance:
-        calibrator = Calibrator(parts.adapter, batches, options.pairs, classifies=parts.model.num_classes > 0)
-        found = calibrator.search(parts.plan, target, options.steps, advance)
+        if key not in parts.calibrators:
+            batches = _batches(parts, parts.data.train_dataloader(), options.samples)
+            classifies = parts.model.num_classes > 0
+            parts.calibrators[key] = Calibrator(parts.adapter, batches, options.pairs, classifies)
+        found = parts.calibrators[key].search(parts.plan, target, options.steps, advance)
     console.print(f"calibrated to {target}: {found.knob}={found.value:g} ({found.measured})", soft_wrap=True)
     if parts.cfg.task == Task.calibrate:
         console.print(f"use it with: [bold]pruning={_save_pruning(parts, found, target)}[/bold]", soft_wrap=True)

@@ -138,3 +138,35 @@ def test_scores_stay_precise_in_half_precision():
             pruned = torch.cat([net(part.bfloat16()).argmax(1) for part in images.split(4)])
     assert found.agreement == pytest.approx((baseline == pruned).double().mean().item())
     assert found.baseline_tokens == [17.0] * 4 and found.pruned_tokens == [14.0, 11.0, 8.0, 5.0]
+
+
+def test_the_unpruned_network_is_asked_once_and_the_scores_are_the_same(monkeypatch):
+    net, adapter, images = network()
+    labels = torch.arange(10) % 7
+    plans = [SAMPLE, Plan.vision(ToMe(3), "all")]
+    alone = [run(adapter, plan, images, labels) for plan in plans]
+    passes, original = [], type(net).forward
+    monkeypatch.setattr(type(net), "forward", lambda self, x: passes.append(len(x)) or original(self, x))
+    outputs = {}
+    together = [run(adapter, plan, images, labels, unpruned=outputs) for plan in plans]
+    assert len(passes) == 3 * 2 + 3, "two plans over three batches, and the untouched network once"
+    for one, other in zip(alone, together, strict=True):
+        for name in one.__dataclass_fields__.keys() - {"samples"}:
+            assert getattr(one, name) == getattr(other, name), name
+        for name in one.samples.__dataclass_fields__:
+            assert torch.equal(getattr(one.samples, name), getattr(other.samples, name)), name
+    assert not torch.equal(together[0].samples.same, together[1].samples.same), "a test of two different plans"
+
+
+def test_answers_one_by_one_are_those_of_the_scores():
+    net, adapter, images = network()
+    labels = net(images).argmax(1)
+    labels[4:] = 6 - labels[4:]
+    found = run(adapter, SAMPLE, images, labels)
+    assert torch.equal(found.samples.baseline_right, net(images).argmax(1) == labels)
+    with adapter.pruned(SAMPLE):
+        pruned = torch.cat([net(batch).argmax(1) for batch in images.split(4)])
+    assert torch.equal(found.samples.pruned_right, pruned == labels)
+    assert torch.equal(found.samples.same, pruned == net(images).argmax(1))
+    unlabelled = run(adapter, SAMPLE, images, torch.full((10,), -1), labelled=False).samples
+    assert unlabelled.pruned_right is None and torch.equal(unlabelled.same, found.samples.same)

@@ -21,6 +21,10 @@ from saintprune.reduction.baselines import KeepAll
 DIGITS = 4
 
 
+class OutOfReach(SaintpruneError):
+    """No value of a pruning's knob meets the target; the message says how far pruning got."""
+
+
 @dataclass(frozen=True)
 class Knob:
     """The one number of a plan that calibration turns: the method's threshold, or the schedule's total drop.
@@ -38,13 +42,14 @@ class Knob:
         """Return the knob of a plan with one stage.
 
         Raises:
-            SaintpruneError: the plan has no stage, several, or a method without a number to turn.
+            OutOfReach: the method has no number to turn.
+            SaintpruneError: the plan has no stage, or several.
         """
         if len(plan.stages) != 1:
             raise SaintpruneError(f"calibration turns one number, but the plan has {len(plan.stages)} stages, not one")
         ((name, stage),) = plan.stages.items()
         if isinstance(stage.method, KeepAll):
-            raise SaintpruneError("KeepAll prunes nothing, so there is no number to calibrate: choose a pruning")
+            raise OutOfReach("KeepAll prunes nothing, so there is no number to calibrate: choose a pruning")
         by_threshold = stage.schedule is None and hasattr(stage.method, "threshold")
         return cls(plan, name, "method.threshold" if by_threshold else "schedule.drop")
 
@@ -98,6 +103,7 @@ class Calibrator:
         self.adapter, self.batches, self.classifies = adapter, batches, classifies
         self.settings = BenchmarkSettings(pairs=pairs, max_seconds=600.0, warmup=0, batches=len(batches))
         self.baseline = self._passes(None)
+        self.counted: dict[str, Measured] = {}  # several targets for one plan begin at the same places
 
     @torch.inference_mode()
     def search(
@@ -112,7 +118,8 @@ class Calibrator:
             advance: is told the share of the work that is done, 0..1.
 
         Raises:
-            SaintpruneError: the target is out of reach; the message says how far pruning got.
+            OutOfReach: the strongest pruning falls short of the target.
+            SaintpruneError: the plan or the network does not suit the target.
         """
         if target.kind == "agreement" and not self.classifies:
             raise SaintpruneError(f"calibration.target={target} needs answers, but this network gives features")
@@ -129,7 +136,7 @@ class Calibrator:
         elif target.kind != "agreement":
             found = self.measure(knob.turned(strong), timed=True)
             layers = len(plan.stages[knob.stage].resolve(self.adapter.depth))
-            raise SaintpruneError(
+            raise OutOfReach(
                 f"calibration.target={target} is out of reach: {knob.name}={knob.value(strong):g} on {layers} layers,"
                 f" the strongest pruning, gets to {found}. Prune more layers or ask for less"
             )
@@ -146,13 +153,14 @@ class Calibrator:
 
     def measure(self, plan: Plan, timed: bool) -> Measured:
         """Return what a plan does to the batches; `timed` measures the speed-up as well."""
-        flops, tokens, answers = self._passes(plan)
-        return Measured(
-            flops=flops / self.baseline[0],
-            tokens=tokens / self.baseline[1],
-            agreement=(answers == self.baseline[2]).double().mean().item() if self.classifies else None,
-            speedup=self._speedup(plan) if timed else None,
-        )
+        if repr(plan) not in self.counted:
+            flops, tokens, answers = self._passes(plan)
+            self.counted[repr(plan)] = Measured(
+                flops=flops / self.baseline[0],
+                tokens=tokens / self.baseline[1],
+                agreement=(answers == self.baseline[2]).double().mean().item() if self.classifies else None,
+            )
+        return replace(self.counted[repr(plan)], speedup=self._speedup(plan) if timed else None)
 
     @torch.inference_mode()
     def _passes(self, plan: Plan | None) -> tuple[float, float, Tensor]:

@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from saintprune.adapters.base import ViTAdapter
 from saintprune.metrics.intervals import bootstrap, mean
+from saintprune.metrics.samples import Samples
 from saintprune.plan import Plan
 
 
@@ -30,6 +31,7 @@ class Scores:
         output_cosine: mean cosine of the two outputs (logits or features).
         baseline_tokens: mean tokens per sample that leave each block.
         pruned_tokens: the same, pruned.
+        samples: the answers one by one; None where there are none, or where several processes shared them out.
     """
 
     num_samples: int
@@ -40,6 +42,7 @@ class Scores:
     output_cosine: float
     baseline_tokens: list[float]
     pruned_tokens: list[float]
+    samples: Samples | None = None
 
 
 class TokensPerLayer(Metric):
@@ -64,17 +67,28 @@ class TokensPerLayer(Metric):
 
 
 class PrunedClassification(L.LightningModule):
-    """Runs each batch through the network twice, untouched and pruned; `Trainer.test` gathers `scores`.
+    """Runs each batch through the network untouched and pruned; `Trainer.test` gathers `scores`.
 
     Args:
         adapter: of the network.
         plan: what to prune.
         num_classes: of the network's answers; 0 where it gives features.
         labelled: whether batches carry labels.
+        unpruned: outputs of the untouched network, by number of the batch; what is missing is computed and noted. Runs
+            of one network over the same batches may share it; None computes all and notes nothing.
     """
 
-    def __init__(self, adapter: ViTAdapter, plan: Plan, num_classes: int, labelled: bool) -> None:
+    def __init__(
+        self,
+        adapter: ViTAdapter,
+        plan: Plan,
+        num_classes: int,
+        labelled: bool,
+        unpruned: dict[int, Tensor] | None = None,
+    ) -> None:
         super().__init__()
+        self.unpruned = unpruned
+        self.seen: dict[str, list[Tensor]] = {"same": [], "baseline_right": [], "pruned_right": []}
         self.net, self.adapter, self.plan = adapter.net, adapter, plan
         self.answers, self.labelled = num_classes > 0, labelled and num_classes > 0
         classes = max(num_classes, 2)
@@ -94,7 +108,7 @@ class PrunedClassification(L.LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Score one batch: images [B, C, H, W] and labels [B]."""
         images, labels = batch
-        outputs = {"baseline": self.net(images)}
+        outputs = {"baseline": self._untouched(images, batch_idx)}
         with self.adapter.pruned(self.plan) as run:
             outputs["pruned"] = self.net(images)
         for arm, tokens in (("baseline", [run.tokens_at_entry] * self.adapter.depth), ("pruned", run.tokens_per_layer)):
@@ -103,13 +117,25 @@ class PrunedClassification(L.LightningModule):
         if self.answers:
             self._score_answers({arm: output.argmax(-1) for arm, output in outputs.items()}, labels)
 
+    def _untouched(self, images: Tensor, batch_idx: int) -> Tensor:
+        """Return the outputs [B, N] of the untouched network."""
+        if self.unpruned is None:
+            return self.net(images)
+        if batch_idx not in self.unpruned:
+            self.unpruned[batch_idx] = self.net(images).cpu()
+        return self.unpruned[batch_idx].to(images.device)
+
     def _score_answers(self, answers: dict[str, Tensor], labels: Tensor) -> None:
-        self.agreement.update((answers["baseline"] == answers["pruned"]).float())
+        same = answers["baseline"] == answers["pruned"]
+        self.agreement.update(same.float())
+        self.seen["same"].append(same.cpu())
         if self.labelled:
             for arm, answer in answers.items():
                 self.accuracy[arm].update(answer, labels)
-            right = {arm: (answer == labels).float() for arm, answer in answers.items()}
-            self.change.update(right["pruned"] - right["baseline"])
+            right = {arm: answer == labels for arm, answer in answers.items()}
+            self.change.update(right["pruned"].float() - right["baseline"].float())
+            for arm, values in right.items():
+                self.seen[f"{arm}_right"].append(values.cpu())
 
     def on_test_epoch_end(self) -> None:
         """Gather the scores."""
@@ -122,14 +148,27 @@ class PrunedClassification(L.LightningModule):
             output_cosine=self.cosine.compute().item(),
             baseline_tokens=self.tokens["baseline"].compute().tolist(),
             pruned_tokens=self.tokens["pruned"].compute().tolist(),
+            samples=self._samples(),
         )
+
+    def _samples(self) -> Samples | None:
+        """Return the answers one by one; a process that saw only some of the batches has none to tell."""
+        if not self.answers or self.trainer.world_size > 1:
+            return None
+        return Samples(**{name: torch.cat(values) for name, values in self.seen.items() if values})
 
 
 def score(
-    adapter: ViTAdapter, plan: Plan, data: L.LightningDataModule, num_classes: int, labelled: bool, **trainer: Any
+    adapter: ViTAdapter,
+    plan: Plan,
+    data: L.LightningDataModule,
+    num_classes: int,
+    labelled: bool,
+    unpruned: dict[int, Tensor] | None = None,
+    **trainer: Any,
 ) -> Scores:
     """Return the scores on the data's test split; `trainer` are arguments of Lightning's Trainer."""
-    module = PrunedClassification(adapter, plan, num_classes, labelled)
+    module = PrunedClassification(adapter, plan, num_classes, labelled, unpruned)
     with warnings.catch_warnings():
         # lightning 2.6 makes a LeafSpec for its loaders, which torch has deprecated; nothing that a user could mend
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)

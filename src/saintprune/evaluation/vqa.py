@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -93,12 +94,13 @@ class PrunedVQA(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Gather the scores, of all processes where there are several."""
-        batches = self.batches
+        batches, shared_out = self.batches, False
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             parts: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(parts, batches)
-            batches = [batch for part in parts for batch in part]
-        self.scores = summarised(batches)
+            batches, shared_out = [batch for part in parts for batch in part], len(parts) > 1
+        scores = summarised(batches)
+        self.scores = replace(scores, samples=None) if shared_out else scores  # processes mix up the order
 
 
 def score(

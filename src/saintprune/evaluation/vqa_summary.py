@@ -10,6 +10,7 @@ import torch
 
 from saintprune.evaluation.vlm_passes import TokenCounts
 from saintprune.metrics.intervals import bootstrap, mean
+from saintprune.metrics.samples import Samples
 
 ARMS = ("baseline", "pruned")
 
@@ -61,6 +62,7 @@ class VQAScores:
         likelihood_accuracy_change_ci95: the same, of the accuracy by likelihood.
         agreement: share of questions to which both generate the same answer, right or wrong.
         likelihood_agreement: share of questions with candidates of which both find the same one likeliest.
+        samples: the answers one by one; None where several processes shared them out.
     """
 
     num_samples: int
@@ -71,6 +73,7 @@ class VQAScores:
     likelihood_accuracy_change_ci95: tuple[float, float] | None
     agreement: float
     likelihood_agreement: float | None
+    samples: Samples | None = None
 
 
 def summarised(batches: Sequence[Answered]) -> VQAScores:
@@ -86,6 +89,10 @@ def summarised(batches: Sequence[Answered]) -> VQAScores:
         likelihood_accuracy_change_ci95=_change([batch.likely for batch in closed if batch.likely]) if closed else None,
         agreement=_share([same for batch in batches for same in batch.same]),
         likelihood_agreement=_share([same for b in closed for same in b.likely_same or ()]) if closed else None,
+        samples=Samples(
+            same=torch.tensor([same for batch in batches for same in batch.same]),
+            **{f"{arm}_right": torch.tensor([one for batch in batches for one in batch.right[arm]]) for arm in ARMS},
+        ),
     )
 
 

@@ -38,6 +38,7 @@ class RunRecord:
     `benchmark.new_tokens` tokens, ttft_speedup and decode_speedup are those of its parts, and selector_overhead is a
     share of the time to the first token. `extrapolated` tells from how many layers the figures were predicted.
 
+    `out_of_reach` says why a pruning cannot meet the target it was given; such a record holds no figures.
     `analysis` is what task=analyze found: samples, parts (see `saintprune.analysis.stage_file`), sensitivity, seconds.
     """
 
@@ -58,6 +59,7 @@ class RunRecord:
     benchmark: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     analysis: dict[str, Any] | None = None
+    out_of_reach: str | None = None
     hardware: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, Any] = field(default_factory=dict)
     seed: int = 0

@@ -1,0 +1,106 @@
+"""The Markdown table of a comparison: a row per method, a group of columns per target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from saintprune.reporting.results import Row
+
+FIGURES = ("accuracy", "agreement", "speedup")
+BEYOND = 0.03  # share of FLOPs below the target from which a cell is marked
+Cells = dict[tuple[str, str], list[Row]]
+
+
+def comparison_table(rows: Sequence[Row]) -> str:
+    """Return the table of rows with targets: methods by their mean agreement, the best of a column in bold.
+
+    A method of several seeds shows the mean and, in parentheses, the least and the most. A cell that prunes much more
+    than its target asks for is marked and never the best: it is no match of the others.
+    """
+    targets = sorted({one.target for one in rows if one.target}, key=_order)
+    found: Cells = {}
+    for one in rows:
+        if one.target:
+            found.setdefault((one.method, one.target), []).append(one)
+    methods = sorted({method for method, _ in found}, key=lambda method: (-_rank(found, method, targets), method))
+    best = {
+        (target, figure): max(_fair(found, target, figure), default=None) for target in targets for figure in FIGURES
+    }
+    header = ["method"] + [f"{_words(target)}: {name}" for target in targets for name in _HEADS]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    unpruned = next((one.unpruned_accuracy for one in rows if one.unpruned_accuracy is not None), None)
+    lines.append("| unpruned | " + " | ".join([_shown("accuracy", unpruned), "", "1.00x"] * len(targets)) + " |")
+    for method in methods:
+        cells = [_cell(found.get((method, target), []), figure, best[target, figure]) for target in targets
+                 for figure in FIGURES]  # fmt: skip
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + _notes(found)
+
+
+def _fair(found: Cells, target: str, figure: str) -> list[float]:
+    """Return a figure of those cells of a target that do not prune much more than it asks for."""
+    cells = [cell for (_, other), cell in found.items() if other == target and not _beyond(cell)]
+    return [value for cell in cells if (value := _mean(cell, figure)) is not None]
+
+
+def _cell(cell: list[Row], figure: str, best: float | None) -> str:
+    """Return one cell: the mean, the range over seeds, bold where it is the best."""
+    values = [value for one in cell if (value := getattr(one, figure)) is not None]
+    if not values:
+        return "out of reach" if cell and all(one.reason for one in cell) else "-"
+    mean = sum(values) / len(values)
+    text = _shown(figure, mean)
+    if len(values) > 1:
+        text += f" ({_shown(figure, min(values), bare=True)}–{_shown(figure, max(values), bare=True)})"
+    if _beyond(cell):
+        return text + " †"
+    return f"**{text}**" if best is not None and text.split(" (")[0] == _shown(figure, best) else text
+
+
+def _beyond(cell: list[Row]) -> bool:
+    kind, _, value = (cell[0].target or "").partition(":")
+    ratio = _mean(cell, "gflops_ratio")
+    return kind == "flops" and ratio is not None and ratio < float(value) - BEYOND
+
+
+def _mean(cell: list[Row], figure: str) -> float | None:
+    values = [value for one in cell if (value := getattr(one, figure)) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _rank(found: Cells, method: str, targets: Sequence[str]) -> float:
+    """Return a method's mean agreement over all targets; one that is out of reach counts as nothing."""
+    return sum(_mean(found.get((method, target), []), "agreement") or 0.0 for target in targets) / len(targets)
+
+
+def _shown(figure: str, value: float | None, bare: bool = False) -> str:
+    if value is None:
+        return "-"
+    if figure == "speedup":
+        return f"{value:.2f}" if bare else f"{value:.2f}x"
+    return f"{100 * value:.1f}" if bare else f"{100 * value:.1f} %"
+
+
+def _order(target: str) -> tuple[str, float]:
+    """Return what targets are sorted by: kind, then least pruning first."""
+    kind, _, value = target.partition(":")
+    return kind, float(value) if kind == "speedup" else -float(value)
+
+
+def _words(target: str) -> str:
+    kind, _, value = target.partition(":")
+    return {"flops": "FLOPs", "speedup": "speed-up"}.get(kind, kind) + f" {value}"
+
+
+def _notes(found: Cells) -> str:
+    """Return what the marks mean, where there are any."""
+    seeds = max(len(cell) for cell in found.values())
+    notes = [f"Mean (least–most) over up to {seeds} seeds where a method draws."] if seeds > 1 else []
+    if any(_beyond(cell) for cell in found.values()):
+        notes.append(f"† leaves at least {BEYOND:g} less of the FLOPs than asked for: its steps are coarse.")
+    if any(one.reason for cell in found.values() for one in cell):
+        notes.append("Out of reach: the strongest pruning of the configured layers falls short of the target.")
+    return "".join(f"\n\n{note}" for note in notes)
+
+
+_HEADS = ("accuracy", "agreement", "speed-up")

@@ -1,0 +1,123 @@
+"""The cells of a comparison as one tidy table: a row per record, a column per figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from saintprune.errors import SaintpruneError
+from saintprune.reporting.records import RunRecord, write_atomically
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell. Shares are 0..1; what was not measured is None.
+
+    Attributes:
+        model: of the config.
+        dataset: of the config.
+        method: the pruning's file in conf/pruning.
+        target: what it was calibrated to; None where it was taken as it is.
+        seed: of the method; None where it has none.
+        status: "measured" or "out of reach".
+        unpruned_accuracy: of the untouched network.
+        accuracy: of the pruned one.
+        change: of the accuracy.
+        agreement: share of samples that are answered as without pruning.
+        gflops_ratio: pruned over unpruned, realised on test images.
+        speedup: realised, median over pairs.
+        speedup_low: of its 95 % interval.
+        speedup_high: of its 95 % interval.
+        selector_share: of the pruned pass.
+        mean_tokens: that leave a block, over blocks and samples.
+        samples: of the test set.
+        record: name of the file.
+        commit: of the code.
+        reason: why the target is out of reach.
+    """
+
+    model: str
+    dataset: str
+    method: str
+    target: str | None
+    seed: int | None
+    status: str
+    unpruned_accuracy: float | None
+    accuracy: float | None
+    change: float | None
+    agreement: float | None
+    gflops_ratio: float | None
+    speedup: float | None
+    speedup_low: float | None
+    speedup_high: float | None
+    selector_share: float | None
+    mean_tokens: float | None
+    samples: int
+    record: str
+    commit: str | None
+    reason: str | None
+
+
+def row(record: RunRecord, name: str) -> Row:
+    """Return the row of a record, whose file is called `name`."""
+    delta, tokens = record.delta, record.pruned.get("tokens_per_layer")
+    low, high = delta.get("speedup_ci95") or (None, None)
+    return Row(
+        model=record.model,
+        dataset=record.dataset,
+        method=record.pruning.split(" ")[0],
+        target=target_of(record),
+        seed=seed_of(record.config),
+        status="measured" if record.out_of_reach is None else "out of reach",
+        unpruned_accuracy=record.baseline.get("accuracy"),
+        accuracy=record.pruned.get("accuracy"),
+        change=delta.get("accuracy"),
+        agreement=record.agreement,
+        gflops_ratio=delta.get("gflops_ratio"),
+        speedup=delta.get("speedup"),
+        speedup_low=low,
+        speedup_high=high,
+        selector_share=record.selector_overhead,
+        mean_tokens=sum(tokens) / len(tokens) if tokens else None,
+        samples=record.num_samples,
+        record=name,
+        commit=record.commit,
+        reason=record.out_of_reach,
+    )
+
+
+def target_of(record: RunRecord) -> str | None:
+    """Return what a record's pruning was calibrated to in that run."""
+    return (record.config.get("calibration") or {}).get("target")
+
+
+def seed_of(config: dict[str, Any]) -> int | None:
+    """Return the seed of a config's first method that has one."""
+    stages = (config.get("pruning") or {}).get("stages") or {}
+    return next((stage["method"]["seed"] for stage in stages.values() if "seed" in (stage.get("method") or {})), None)
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Return the rows of a folder's records, by method, target and seed.
+
+    Raises:
+        SaintpruneError: it holds none, or a file that is none.
+    """
+    rows = [row(RunRecord.read(path), path.name) for path in folder.glob("*.json")]
+    if not rows:
+        raise SaintpruneError(f"{folder} holds no record: run scripts/compare.py {folder} PRUNING… first")
+    return sorted(rows, key=lambda one: (one.model, one.dataset, one.method, one.target or "", one.seed or 0))
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> Path:
+    """Write the rows, whole or not at all; None is an empty field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(one) for one in rows)
+    write_atomically(path, text.getvalue())
+    return path

@@ -1,0 +1,194 @@
+"""Many prunings of one model on one dataset: which cells there are, and running those that have no record yet."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from saintprune import wiring
+from saintprune.calibration.search import OutOfReach
+from saintprune.calibration.targets import Target
+from saintprune.config import Task, config_dir, register
+from saintprune.errors import SaintpruneError
+from saintprune.metrics.samples import Samples
+from saintprune.parts import Parts, console, quiet
+from saintprune.reporting.records import RunRecord
+from saintprune.reporting.samples_file import beside, write_samples
+from saintprune.reporting.tables import run_table
+
+NO_RESULT = ("logger", "analysis")  # parts of a config that change no figure
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One pruning, at one target where there are targets, with one seed where its method draws.
+
+    Attributes:
+        pruning: a file in conf/pruning.
+        target: what to calibrate to; None takes the pruning as it is.
+        seed: of the method; None where it has none, or where its own is kept.
+        cfg: the composed config.
+        names: how dataset and pruning are called in the record.
+    """
+
+    pruning: str
+    target: Target | None
+    seed: int | None
+    cfg: DictConfig
+    names: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """Return the name of its files: PRUNING[@TARGET][~seedK]."""
+        target = "" if self.target is None else f"@{self.target.kind}{self.target.value:g}"
+        return self.pruning.replace("/", "-") + target + ("" if self.seed is None else f"~seed{self.seed}")
+
+
+def chosen(patterns: Sequence[str]) -> list[str]:
+    """Return the prunings that patterns name, in their order.
+
+    Raises:
+        SaintpruneError: a pattern names none.
+    """
+    root, found = config_dir() / "pruning", []
+    known = sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.glob("**/*.yaml"))
+    for pattern in patterns:
+        matches = [name for name in known if fnmatch(name, pattern)]
+        if not matches:
+            raise SaintpruneError(f"no pruning is called {pattern!r}; see conf/pruning")
+        found += [name for name in matches if name not in found]
+    return found
+
+
+def cells(
+    prunings: Sequence[str], overrides: Sequence[str], targets: Sequence[str] = (), seeds: int | None = None
+) -> list[Cell]:
+    """Return all cells: each pruning at each target, those whose method has a `seed` once per seed.
+
+    Args:
+        prunings: files in conf/pruning.
+        overrides: as for run.py.
+        targets: such as `flops:0.5`; none leaves the prunings as they are.
+        seeds: 0..seeds-1; None keeps the seeds of the configs.
+
+    Raises:
+        SaintpruneError: a target or an override that makes no sense.
+    """
+    if seeds is not None and seeds < 1:
+        raise SaintpruneError(f"--seeds is {seeds}, but must be at least 1")
+    parsed = list(dict.fromkeys(Target.parse(target) for target in targets)) or [None]
+    found = []
+    for pruning in prunings:
+        seeded = _seeds_of(_composed([*overrides, f"pruning={pruning}"]))
+        for target in parsed:
+            for seed in range(seeds) if seeds is not None and seeded else (None,):
+                found.append(_cell(pruning, overrides, target, seed, seeded))
+    return found
+
+
+def run_all(folder: Path, planned: Sequence[Cell]) -> dict[str, str]:
+    """Run the cells that have no record yet; a cell that fails does not stop the others.
+
+    The model is loaded once, and what it answers unpruned is computed once for all cells.
+
+    Args:
+        folder: for the records, NAME.json each, and the answers to each sample, NAME.npz.
+        planned: of one model and dataset.
+
+    Returns:
+        By name of the cell, why it failed.
+    """
+    quiet()
+    failed: dict[str, str] = {}
+    parts: Parts | None = None
+    for number, cell in enumerate(planned, start=1):
+        path = folder / f"{cell.name}.json"
+        if is_recorded(path, cell.cfg):
+            console.print(f"{path}: recorded already", soft_wrap=True)
+            continue
+        console.print(f"[bold]{number} of {len(planned)}: {cell.name}[/bold]", soft_wrap=True)
+        try:
+            if parts is None:
+                parts = wiring.build(cell.cfg, cell.names)
+            else:
+                parts = wiring.repruned(parts, cell.cfg, cell.names)
+            record, samples = _measured(parts, cell.target)
+            if samples is not None:
+                write_samples(beside(path), samples)  # first: where there is a record, all of the cell is there
+            record.write(path)
+        except SaintpruneError as error:
+            failed[cell.name] = str(error)
+        except Exception as error:  # one method's defect, or too little memory, costs one cell
+            traceback.print_exc()
+            failed[cell.name] = f"{type(error).__name__}: {error}"
+        else:
+            console.print(run_table(record) if record.out_of_reach is None else record.out_of_reach, soft_wrap=True)
+            console.print(f"record: {path}", soft_wrap=True)
+        if cell.name in failed:
+            console.print(f"[red]failed:[/red] {failed[cell.name]}", soft_wrap=True)
+    return failed
+
+
+def is_recorded(path: Path, cfg: DictConfig) -> bool:
+    """Return whether there is a record of this config, apart from what changes no figure."""
+    if not path.is_file():
+        return False
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+    return identity(RunRecord.read(path).config) == identity(config)
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a config determines a record's figures, on one machine and with one version of the code."""
+    found = {key: value for key, value in config.items() if key not in NO_RESULT}
+    calibration = {key: value for key, value in found.pop("calibration").items() if key != "save_as"}
+    return found | ({} if calibration["target"] is None else {"calibration": calibration})
+
+
+def _measured(parts: Parts, target: Target | None) -> tuple[RunRecord, Samples | None]:
+    """Calibrate where there is a target, and measure."""
+    try:
+        calibrated = None if target is None else wiring.calibrate(parts, target)
+    except OutOfReach as error:
+        return wiring.unreached(parts, str(error)), None
+    return wiring.measured(parts, calibrated)
+
+
+def _cell(pruning: str, overrides: Sequence[str], target: Target | None, seed: int | None, seeded: list[str]) -> Cell:
+    changes = [] if target is None else [f"calibration.target={target}"]
+    changes += [] if seed is None else [f"pruning.stages.{stage}.method.seed={seed}" for stage in seeded]
+    cfg = _composed([*overrides, f"pruning={pruning}", *changes])
+    if cfg.task not in (Task.evaluate, Task.benchmark):
+        raise SaintpruneError(f"a comparison is of task=evaluate or task=benchmark, not of task={cfg.task.value}")
+    dataset = next((value.partition("=")[2] for value in overrides if value.startswith("dataset=")), "elpv")
+    called = [f"{key.rpartition('.')[2]}={value}" for key, _, value in (change.partition("=") for change in changes)]
+    return Cell(
+        pruning, target, seed, cfg, {"dataset": dataset, "pruning": " ".join([pruning, *dict.fromkeys(called)])}
+    )
+
+
+def _seeds_of(cfg: DictConfig) -> list[str]:
+    """Return the stages whose method has a seed."""
+    stages = cfg.pruning.get("stages") or {}
+    return [str(name) for name, stage in stages.items() if "seed" in (stage.get("method") or {})]
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    """Return the config of one run."""
+    register()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return compose("config", list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        line = str(error).strip().splitlines()[0]
+        raise SaintpruneError(f"the overrides {' '.join(overrides)} make no config: {line}") from error

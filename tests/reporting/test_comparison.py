@@ -1,0 +1,109 @@
+"""The tidy table, the Markdown table and the figure of made-up records."""
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from saintprune.analysis.pareto import look, pareto_figure
+from saintprune.errors import SaintpruneError
+from saintprune.reporting.comparison_table import comparison_table
+from saintprune.reporting.records import RunRecord
+from saintprune.reporting.results import read_rows, write_csv
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def record(method="tome", target="flops:0.5", seed=None, accuracy=0.8, agreement=0.9, ratio=0.49, speed=1.9, **more):
+    stage = {"method": {} if seed is None else {"seed": seed}}
+    return RunRecord(
+        task="evaluate", model="tiny", dataset="made-up", pruning=f"{method} target={target}", num_samples=100,
+        baseline={"accuracy": 0.85}, pruned={"accuracy": accuracy, "tokens_per_layer": [17.0, 9.0]},
+        delta={"accuracy": accuracy - 0.85, "speedup": speed, "speedup_ci95": [speed - 0.1, speed + 0.1],
+               "gflops_ratio": ratio},
+        agreement=agreement, selector_overhead=0.02, commit="abc",
+        hardware={"device": "a test", "precision": "32-true", "batch_size": 4},
+        config={"calibration": {"target": target}, "pruning": {"stages": {"vision": stage}}},
+        **more,
+    )  # fmt: skip
+
+
+def unreached(method, target):
+    found = record(method, target, out_of_reach="gets to FLOPs 0.7")
+    empty = {"accuracy": None, "speedup": None, "speedup_ci95": None, "gflops_ratio": None}
+    arms = {arm: {"accuracy": None, "tokens_per_layer": None} for arm in ("baseline", "pruned")}
+    return RunRecord(**{**vars(found), **arms, "delta": empty, "agreement": None, "num_samples": 0})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Records of three methods at two targets; one of them draws, one cannot reach the second target."""
+    found = {
+        "tome@a": record("tome", "flops:0.67", accuracy=0.84, agreement=0.97, ratio=0.66, speed=1.4),
+        "tome@b": record("tome", "flops:0.5", accuracy=0.80, agreement=0.93),
+        "pool@a": record("pool", "flops:0.67", accuracy=0.86, agreement=0.99, ratio=0.3, speed=2.9),
+        "pool@b": unreached("pool", "flops:0.5"),
+    }
+    for seed, accuracy in ((0, 0.70), (1, 0.74)):
+        found[f"random@a~{seed}"] = record("random", "flops:0.67", seed, accuracy=accuracy, ratio=0.66, speed=1.5)
+        found[f"random@b~{seed}"] = record("random", "flops:0.5", seed, accuracy=accuracy - 0.1, agreement=0.7)
+    for name, one in found.items():
+        one.write(tmp_path / f"{name}.json")
+    return tmp_path
+
+
+def test_one_row_per_cell(folder):
+    rows = list(csv.DictReader(write_csv(read_rows(folder), folder / "results.csv").read_text().splitlines()))
+    assert len(rows) == 8 and [row["method"] for row in rows][:4] == ["pool", "pool", "random", "random"]
+    first = next(row for row in rows if row["record"] == "random@a~1.json")
+    assert (first["target"], first["seed"], first["status"]) == ("flops:0.67", "1", "measured")
+    assert float(first["accuracy"]) == 0.74 and float(first["unpruned_accuracy"]) == 0.85
+    assert (float(first["speedup_low"]), float(first["mean_tokens"]), first["commit"]) == (1.4, 13.0, "abc")
+    missed = next(row for row in rows if row["record"] == "pool@b.json")
+    assert (missed["status"], missed["accuracy"], missed["reason"]) == ("out of reach", "", "gets to FLOPs 0.7")
+    assert next(row for row in rows if row["method"] == "tome")["seed"] == ""
+
+
+def test_an_empty_folder_is_pointed_out(tmp_path):
+    with pytest.raises(SaintpruneError, match="holds no record"):
+        read_rows(tmp_path)
+
+
+def test_the_table_marks_what_is_best_and_what_does_not_match(folder):
+    lines = comparison_table(read_rows(folder)).splitlines()
+    assert lines[0].startswith(
+        "| method | FLOPs 0.67: accuracy | FLOPs 0.67: agreement | FLOPs 0.67: speed-up | FLOPs 0.5"
+    )
+    assert lines[2] == "| unpruned | 85.0 % |  | 1.00x | 85.0 % |  | 1.00x |"
+    assert lines[3] == "| tome | **84.0 %** | **97.0 %** | 1.40x | **80.0 %** | **93.0 %** | **1.90x** |"
+    assert lines[4].startswith("| random | 72.0 % (70.0–74.0) | 90.0 % (90.0–90.0) | **1.50x (1.50–1.50)** | 62.0 %")
+    assert lines[5] == "| pool | 86.0 % † | 99.0 % † | 2.90x † | out of reach | out of reach | out of reach |"
+    notes = "\n".join(lines[6:])
+    assert "over up to 2 seeds" in notes and "† leaves at least 0.03 less" in notes and "falls short" in notes
+
+
+def test_readme_takes_the_table_by_the_same_markers(folder):
+    spec = importlib.util.spec_from_file_location("results_table", SCRIPTS / "results_table.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    found = script.table(folder)
+    assert found.startswith("| method | FLOPs 0.67") and "tiny on made-up, 100 test images; a test, 32-true" in found
+
+
+def test_the_figure_is_drawn_and_looks_differ(folder, tmp_path):
+    path = pareto_figure(read_rows(folder), tmp_path / "out" / "pareto.png")
+    assert path.stat().st_size > 10_000 and "<svg" in path.with_suffix(".svg").read_text()
+    looks = [(look(number)["color"], look(number)["marker"]) for number in range(36)]
+    assert len(set(looks)) == 36
+    assert pareto_figure([], tmp_path / "none.png") is None
+
+
+def test_a_figure_without_labels_shows_agreement_alone(tmp_path):
+    from saintprune.reporting.results import row
+
+    rows = [row(record(accuracy=0.8), "a"), row(record(target="flops:0.3", ratio=0.3, speed=2.5), "b")]
+    rows = [type(one)(**{**vars(one), "accuracy": None, "unpruned_accuracy": None}) for one in rows]
+    path = pareto_figure(rows, tmp_path / "pareto.png")
+    svg = path.with_suffix(".svg").read_text()
+    assert "same answer as unpruned" in svg and "accuracy, %" not in svg

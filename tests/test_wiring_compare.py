@@ -1,0 +1,156 @@
+"""Comparisons on a small random network and noise: cells, one model for all, resuming, failures."""
+
+import json
+
+import pytest
+import torch
+
+from saintprune import wiring
+from saintprune.errors import SaintpruneError
+from saintprune.reporting.records import RunRecord
+from saintprune.reporting.samples_file import beside, read_samples
+from saintprune.wiring_compare import cells, chosen, identity, run_all
+
+SMALL = [
+    "model.net.architecture=vit_tiny_patch16_224",
+    "model.net.weights=hub",
+    "model.net.img_size=64",
+    "model.pretrained=false",
+    "model.head=none",
+    "dataset=synthetic",
+    "dataset.size=6",
+    "hardware=cpu",
+    "hardware.batch_size=3",
+    "hardware.num_workers=0",
+    "benchmark.pairs=5",
+    "benchmark.max_seconds=0.1",
+    "benchmark.batches=1",
+    "calibration.samples=3",
+    "calibration.steps=3",
+    "calibration.pairs=1",
+]
+TARGETS = ["flops:0.8", "flops:0.6"]
+
+
+def test_cells_are_named_after_pruning_target_and_seed():
+    names = [cell.name for cell in cells(["random", "vit_s14/tome_speedup2"], SMALL, TARGETS, 2)]
+    assert names == [
+        "random@flops0.8~seed0", "random@flops0.8~seed1", "random@flops0.6~seed0", "random@flops0.6~seed1",
+        "vit_s14-tome_speedup2@flops0.8", "vit_s14-tome_speedup2@flops0.6",
+    ]  # fmt: skip
+    assert [cell.name for cell in cells(["random", "tome"], SMALL)] == ["random", "tome"]
+    one = cells(["random"], SMALL, ["flops:0.8"], 2)[1]
+    assert one.cfg.pruning.stages.vision.method.seed == 1 and one.cfg.calibration.target == "flops:0.8"
+    assert one.names == {"dataset": "synthetic", "pruning": "random target=flops:0.8 seed=1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"targets": ["flop:0.5"]}, "did you mean 'flops'"),
+        ({"seeds": 0}, "--seeds is 0"),
+        ({"overrides": [*SMALL, "modle=vit_s14"]}, "modle=vit_s14 .* make no config"),
+        ({"overrides": [*SMALL, "task=calibrate"]}, "not of task=calibrate"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(arguments, message):
+    with pytest.raises(SaintpruneError, match=message) as error:
+        cells(**{"prunings": ["random"], "overrides": SMALL, **arguments})
+    assert "\n" not in str(error.value)
+
+
+def test_patterns_name_prunings():
+    assert chosen(["tome", "t*"]) == ["tome", "tofu"] and "drop50/saint_vision" in chosen(["drop50/*"])
+    with pytest.raises(SaintpruneError, match="no pruning is called 'nothing'"):
+        chosen(["nothing"])
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """Count how often a model is built and which targets are calibrated to."""
+    calls = []
+    build, calibrate = wiring.build, wiring.calibrate
+    monkeypatch.setattr(wiring, "build", lambda *given: calls.append("build") or build(*given))
+    monkeypatch.setattr(wiring, "calibrate", lambda *given: calls.append(str(given[1])) or calibrate(*given))
+    return calls
+
+
+def test_a_comparison_resumes_and_records_what_is_out_of_reach(tmp_path, built):
+    planned = cells(["random", "tome", "none"], SMALL, TARGETS, 2)
+    assert run_all(tmp_path, planned[:3]) == {}
+    assert built == ["build", "flops:0.8", "flops:0.8", "flops:0.6"]
+    built.clear()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert run_all(tmp_path, planned) == {}, "out of reach is no failure"
+    assert len(built) == 1 + 5, "three of eight were there"
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert {path.stem for path in tmp_path.glob("*.json")} == {cell.name for cell in planned}
+    found = {path.stem: RunRecord.read(path) for path in tmp_path.glob("*.json")}
+    for cell in planned:
+        record, stored = found[cell.name], beside(tmp_path / f"{cell.name}.json")
+        if cell.pruning == "none":
+            assert "KeepAll prunes nothing" in record.out_of_reach and not stored.exists()
+            assert record.agreement is None and record.delta["speedup"] is None
+            continue
+        assert record.out_of_reach is None and record.delta["gflops_ratio"] <= cell.target.value + 0.02
+        assert record.calibration["measured"]["flops"] <= cell.target.value
+        assert read_samples(stored).same.double().mean().item() == pytest.approx(record.agreement)
+    seeds = [read_samples(tmp_path / f"random@flops0.6~seed{seed}.npz").same for seed in (0, 1)]
+    assert len(seeds[0]) == 6
+    built.clear()
+    run_all(tmp_path, planned)
+    assert built == []
+
+
+def test_what_runs_share_changes_no_result(tmp_path):
+    planned = cells(["saint", "tome"], [*SMALL, "model.net.img_size=96"], ["flops:0.7"])
+    torch.manual_seed(0)
+    run_all(tmp_path / "together", planned)
+    for cell in planned:
+        run_all(tmp_path / "alone", [cell])
+    for cell in planned:
+        one, other = (RunRecord.read(tmp_path / folder / f"{cell.name}.json") for folder in ("together", "alone"))
+        assert one.out_of_reach is None
+        assert (one.agreement, one.output_cosine) == (other.agreement, other.output_cosine)
+        assert one.pruned["tokens_per_layer"] == other.pruned["tokens_per_layer"]
+        assert one.pruned["gflops"] == other.pruned["gflops"] and one.calibration["value"] == other.calibration["value"]
+
+
+def test_a_cell_that_fails_stops_no_other_and_leaves_no_record(tmp_path, monkeypatch, capsys):
+    measured = wiring.measured
+
+    def breaks(parts, calibrated=None):
+        if parts.names["pruning"] == "stride":
+            raise RuntimeError("out of memory")
+        return measured(parts, calibrated)
+
+    monkeypatch.setattr(wiring, "measured", breaks)
+    failed = run_all(tmp_path, cells(["stride", "tome"], SMALL))
+    assert failed == {"stride": "RuntimeError: out of memory"}
+    assert "RuntimeError: out of memory" in capsys.readouterr().out
+    assert not (tmp_path / "stride.json").exists() and (tmp_path / "tome.json").is_file()
+
+
+def test_a_killed_run_leaves_no_record(tmp_path, monkeypatch):
+    (cell,) = cells(["tome"], SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, "write", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_all(tmp_path, [cell])
+    assert [path.name for path in tmp_path.iterdir()] == ["tome.npz"]
+    run_all(tmp_path, [cell])
+    assert RunRecord.read(tmp_path / "tome.json").num_samples == 6
+
+
+def test_another_config_is_run_again(tmp_path, built):
+    run_all(tmp_path, cells(["tome"], SMALL))
+    run_all(tmp_path, cells(["tome"], [*SMALL, "analysis.samples=3", "calibration.save_as=x"]))
+    assert built == ["build"], "neither changes a figure"
+    run_all(tmp_path, cells(["tome"], [*SMALL, "pruning.stages.vision.method.r=2"]))
+    assert built == ["build", "build"]
+    assert json.loads((tmp_path / "tome.json").read_text())["config"]["pruning"]["stages"]["vision"]["method"]["r"] == 2
+
+
+def test_records_from_before_a_group_was_added_are_known():
+    config = {"task": "evaluate", "seed": 0, "calibration": {"target": None, "samples": 64}}
+    assert identity(config) == identity({**config, "analysis": {"samples": 1}, "calibration": {"target": None}})
