@@ -49,7 +49,7 @@ def test_cells_are_named_after_pruning_target_and_seed():
     [
         ({"targets": ["flop:0.5"]}, "did you mean 'flops'"),
         ({"seeds": 0}, "--seeds is 0"),
-        ({"overrides": [*SMALL, "modle=vit_s14"]}, "modle=vit_s14 .* make no config"),
+        ({"overrides": [*SMALL, "modle=vit_s14"]}, "cannot compose .* Could not override 'modle'"),
         ({"overrides": [*SMALL, "task=calibrate"]}, "not of task=calibrate"),
     ],
 )

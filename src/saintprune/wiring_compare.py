@@ -9,16 +9,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from saintprune import wiring
 from saintprune.calibration.search import OutOfReach
 from saintprune.calibration.targets import Target
-from saintprune.config import Task, config_dir, register
+from saintprune.config import Task, compose_run, config_dir
 from saintprune.errors import SaintpruneError
 from saintprune.metrics.samples import Samples
 from saintprune.parts import Parts, console, quiet
@@ -89,7 +85,7 @@ def cells(
     parsed = list(dict.fromkeys(Target.parse(target) for target in targets)) or [None]
     found = []
     for pruning in prunings:
-        seeded = _seeds_of(_composed([*overrides, f"pruning={pruning}"]))
+        seeded = _seeds_of(compose_run([*overrides, f"pruning={pruning}"])[0])
         for target in parsed:
             for seed in range(seeds) if seeds is not None and seeded else (None,):
                 found.append(_cell(pruning, overrides, target, seed, seeded))
@@ -166,29 +162,13 @@ def _measured(parts: Parts, target: Target | None) -> tuple[RunRecord, Samples |
 def _cell(pruning: str, overrides: Sequence[str], target: Target | None, seed: int | None, seeded: list[str]) -> Cell:
     changes = [] if target is None else [f"calibration.target={target}"]
     changes += [] if seed is None else [f"pruning.stages.{stage}.method.seed={seed}" for stage in seeded]
-    cfg = _composed([*overrides, f"pruning={pruning}", *changes])
+    cfg, names = compose_run([*overrides, f"pruning={pruning}", *changes])
     if cfg.task not in (Task.evaluate, Task.benchmark):
         raise SaintpruneError(f"a comparison is of task=evaluate or task=benchmark, not of task={cfg.task.value}")
-    dataset = next((value.partition("=")[2] for value in overrides if value.startswith("dataset=")), "elpv")
-    called = [f"{key.rpartition('.')[2]}={value}" for key, _, value in (change.partition("=") for change in changes)]
-    return Cell(
-        pruning, target, seed, cfg, {"dataset": dataset, "pruning": " ".join([pruning, *dict.fromkeys(called)])}
-    )
+    return Cell(pruning, target, seed, cfg, names)
 
 
 def _seeds_of(cfg: DictConfig) -> list[str]:
     """Return the stages whose method has a seed."""
     stages = cfg.pruning.get("stages") or {}
     return [str(name) for name, stage in stages.items() if "seed" in (stage.get("method") or {})]
-
-
-def _composed(overrides: Sequence[str]) -> DictConfig:
-    """Return the config of one run."""
-    register()
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return compose("config", list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        line = str(error).strip().splitlines()[0]
-        raise SaintpruneError(f"the overrides {' '.join(overrides)} make no config: {line}") from error
