@@ -27,7 +27,7 @@ def test_all_and_the_first():
 
 def test_other_files_and_none(monkeypatch):
     monkeypatch.setattr(photographs, "NAMES", NAMES[:-1])
-    with pytest.raises(SaintpruneError, match="ships other files; pip install --no-deps --require-hashes"):
+    with pytest.raises(SaintpruneError, match="ships other files; pip install scikit-image"):
         Photographs(transform=transform).setup()
     monkeypatch.setattr(photographs, "NAMES", (("skimage", "none.png"),))
     with pytest.raises(SaintpruneError, match=r"none\.png cannot be read; pip install"):

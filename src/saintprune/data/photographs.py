@@ -33,7 +33,7 @@ NAMES = (
     ("skimage", "gravel.png"),
 )
 SHA256 = "2660ef075867e44d2598b26801c4ed1f848d9b4b427ae67f168247f4020fd2e8"  # over the files in this order
-INSTALL = "pip install --no-deps --require-hashes -r requirements/assets.txt (or: make demo)"
+INSTALL = "pip install scikit-image==0.26.0 scikit-learn==1.9.1 (or: make demo)"
 NO_LABEL = -1
 
 
