@@ -16,7 +16,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from saintprune.analysis.pareto import pareto_figure
+from saintprune.analysis.figures.pareto import pareto_figure
 from saintprune.errors import SaintpruneError
 from saintprune.reporting.results import read_rows, write_csv
 from saintprune.wiring_compare import cells, chosen, run_all

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from saintprune.analysis.pareto import look, pareto_figure
+from saintprune.analysis.figures.pareto import look, pareto_figure
 from saintprune.errors import SaintpruneError
 from saintprune.reporting.comparison_table import comparison_table
 from saintprune.reporting.records import RunRecord

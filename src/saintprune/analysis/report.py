@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saintprune.analysis.page import Section, write_page
-from saintprune.analysis.pictures import similarity_figure, survivors_figure
-from saintprune.analysis.plots import curves_figure, distribution_figure, heatmap_figure
+from saintprune.analysis.figures.curves import curves_figure, distribution_figure, heatmap_figure
+from saintprune.analysis.figures.page import Section, write_page
+from saintprune.analysis.figures.pictures import similarity_figure, survivors_figure
+from saintprune.analysis.figures.sensitivity import sensitivity_figure
 from saintprune.analysis.sensitivity import Sensitivity
-from saintprune.analysis.sensitivity_plot import sensitivity_figure
 from saintprune.analysis.show import Shown
 from saintprune.analysis.study import Part
 

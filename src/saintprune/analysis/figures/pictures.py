@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-from saintprune.analysis.drawing import VERMILION, picture, styled, write
+from saintprune.analysis.figures.drawing import VERMILION, picture, styled, write
 from saintprune.errors import SaintpruneError
 
 if TYPE_CHECKING:

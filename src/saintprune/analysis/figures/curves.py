@@ -10,7 +10,7 @@ import numpy as np
 
 from saintprune.analysis.curves import Curves
 from saintprune.analysis.descriptions import standardise
-from saintprune.analysis.drawing import (
+from saintprune.analysis.figures.drawing import (
     BLUE,
     head_and_legend,
     layer_axis,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saintprune.analysis.drawing import (
+from saintprune.analysis.figures.drawing import (
     COLOURS,
     MARKERS,
     head_and_legend,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from saintprune.analysis.curves import Curves
-from saintprune.analysis.drawing import COLOURS, head_and_legend, panels, styled, words, write
+from saintprune.analysis.figures.drawing import COLOURS, head_and_legend, panels, styled, words, write
 from saintprune.analysis.verdict import Verdict
 from saintprune.errors import SaintpruneError
 

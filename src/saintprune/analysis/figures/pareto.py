@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from saintprune.analysis.drawing import COLOURS, MARKERS, head_and_legend, panels, styled, write
+from saintprune.analysis.figures.drawing import COLOURS, MARKERS, head_and_legend, panels, styled, write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

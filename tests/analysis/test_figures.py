@@ -12,14 +12,21 @@ from PIL import Image
 
 import families
 from saintprune.analysis.curves import Curves
-from saintprune.analysis.depth_plot import depth_figure
-from saintprune.analysis.drawing import BLUE, GREEN, VERMILION, picture, words
+from saintprune.analysis.figures.curves import curves_figure, distribution_figure, heatmap_figure
+from saintprune.analysis.figures.depth import depth_figure
+from saintprune.analysis.figures.drawing import BLUE, GREEN, VERMILION, picture, words
+from saintprune.analysis.figures.page import Section, write_page
+from saintprune.analysis.figures.pictures import (
+    cosines,
+    faded,
+    left_after,
+    similarity_figure,
+    survivors_figure,
+    thinned,
+)
+from saintprune.analysis.figures.sensitivity import sensitivity_figure
 from saintprune.analysis.one_image import keys_at, survivors
-from saintprune.analysis.page import Section, write_page
-from saintprune.analysis.pictures import cosines, faded, left_after, similarity_figure, survivors_figure, thinned
-from saintprune.analysis.plots import curves_figure, distribution_figure, heatmap_figure
 from saintprune.analysis.sensitivity import Sensitivity
-from saintprune.analysis.sensitivity_plot import sensitivity_figure
 from saintprune.analysis.stages import find_stages
 from saintprune.analysis.synthetic import planted, without_stages
 from saintprune.analysis.verdict_table import verdict_table
@@ -127,9 +134,7 @@ def test_metrics_have_words() -> None:
 
 
 def test_figures_need_no_global_state() -> None:
-    code = (
-        "import saintprune.analysis.plots, saintprune.analysis.pictures, sys; print('matplotlib.pyplot' in sys.modules)"
-    )
+    code = "from saintprune.analysis.figures import curves, pictures; import sys; print('matplotlib.pyplot' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 
@@ -274,7 +279,7 @@ def test_the_page_stands_alone(curves, verdict, tmp_path) -> None:
 
 def test_a_large_drawing_goes_in_as_pixels(curves, verdict, tmp_path, monkeypatch) -> None:
     figure = curves_figure(curves, tmp_path / "curves.png", verdict)
-    monkeypatch.setattr("saintprune.analysis.page.MOST_SVG", 10)
+    monkeypatch.setattr("saintprune.analysis.figures.page.MOST_SVG", 10)
     page = write_page(tmp_path / "p.html", "T", [], figures=[(figure, "c")]).read_text(encoding="utf-8")
     assert "data:image/png;base64," in page
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from saintprune.analysis.curves import Curves
-from saintprune.analysis.drawing import words
+from saintprune.analysis.figures.drawing import words
 from saintprune.analysis.verdict import Verdict
 
 MOST_SVG = 600_000  # bytes; a larger drawing is shown as the PNG beside it
