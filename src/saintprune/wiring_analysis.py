@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from saintprune.errors import SaintpruneError
 from saintprune.hardware import HardwareProfile
 from saintprune.parts import Parts, console, progress
 from saintprune.plan import Plan
+from saintprune.reporting.records import package_versions, source_commit
 
 IMAGES_FOR_SENSITIVITY = 64
 
@@ -219,6 +221,9 @@ def _provenance(parts: Parts, meta: dict[str, Any]) -> dict[str, Any]:
         "licence of the data": parts.data.licence,
         "weights": dict(parts.model.source),
         "seed": parts.cfg.seed,
+        "commit": source_commit(),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": package_versions(),
     }
 
 

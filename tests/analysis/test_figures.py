@@ -288,3 +288,11 @@ def test_a_page_without_anything_to_cut(tmp_path) -> None:
     short = Curves("vision", 4, {"key_cosine": torch.rand(3, 4).double()})
     page = write_page(tmp_path / "p.html", "T", [Section(short, find_stages(short))]).read_text(encoding="utf-8")
     assert "4 layers are too few to be cut" in page and "The tests" not in page
+
+
+def test_a_condition_that_fails_by_its_score_is_no_untested_one(tmp_path) -> None:
+    drifting = without_stages("linear", 12, 0, images=8)
+    verdict = find_stages(drifting, draws=19)
+    assert verdict.scores["smooth"] < verdict.scores["3"]
+    page = write_page(tmp_path / "p.html", "T", [Section(drifting, verdict)]).read_text(encoding="utf-8")
+    assert "no, by their scores" in page

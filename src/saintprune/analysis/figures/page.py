@@ -115,10 +115,16 @@ def _segments(verdict: Verdict) -> str:
 
 
 def _tests(verdict: Verdict) -> str:
-    rows = []
+    rows, scores = [], verdict.scores
+    worse = {
+        "simpler": min(scores[name] for name in ("1", "2", "smooth")) <= scores["3"],
+        "walk": scores["walk"] <= scores["3"],
+    }
     for name, question, wants_chance in _CONDITIONS:
         p = verdict.p_values.get(name)
-        if p is None:
+        if p is None and worse.get(name):
+            rows.append([question, "", "no, by their scores"])
+        elif p is None:
             rows.append([question, "", "not needed" if name == "more" else "not tested"])
         else:
             rows.append([question, f"{p:.3g}", "yes" if (p > 0.05) == wants_chance else "no"])
