@@ -8,10 +8,9 @@ from __future__ import annotations
 import sys
 
 import torch
-from hydra import compose, initialize_config_dir
 from rich.progress import track
 
-from saintprune.config import config_dir, register
+from saintprune.config import compose_run
 from saintprune.wiring import build
 
 
@@ -21,10 +20,7 @@ def main() -> None:
     overrides = [argument for argument in sys.argv[1:] if not argument.isdigit()]
     if not sizes:
         raise SystemExit(__doc__)
-    register()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("config", overrides)
-    parts = build(cfg, {"dataset": "", "pruning": ""})
+    parts = build(*compose_run(overrides))
     answers = {}
     for size in sizes:
         parts.data.batch_size = size

@@ -17,7 +17,8 @@ from saintprune.analysis.report import part_figures
 from saintprune.analysis.stage_file import read_stages, stages_content, write_stages
 from saintprune.analysis.study import Part, judged
 from saintprune.errors import SaintpruneError
-from saintprune.reporting.records import source_commit, write_atomically
+from saintprune.files import write_atomically
+from saintprune.reporting.records import source_commit
 
 
 def main(folder: Path) -> None:

@@ -18,7 +18,8 @@ from rich.progress import track
 
 from saintprune.analysis.stages import find_stages
 from saintprune.analysis.synthetic import SHAPES, Noise, planted, without_stages
-from saintprune.reporting.records import package_versions, source_commit, write_atomically
+from saintprune.files import write_atomically
+from saintprune.reporting.records import package_versions, source_commit
 
 DEPTHS, NOISES, DRAWS = (12, 24, 30), (0.05, 0.15, 0.3), 99
 

@@ -15,25 +15,21 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 
-from saintprune import wiring
 from saintprune.analysis.trace import trace
-from saintprune.config import config_dir, register
 from saintprune.errors import SaintpruneError
+from saintprune.files import write_atomically
 from saintprune.metrics.intervals import bootstrap, median
 from saintprune.metrics.memory import peak_memory
-from saintprune.reporting.records import package_versions, source_commit, write_atomically
+from saintprune.reporting.records import package_versions, source_commit
+from saintprune.workbench import open_run
 
 IMAGES, PAIRS, FEW, MANY = 256, 5, 64, 1024
 
 
 def main(path: Path, overrides: list[str]) -> None:
     """Measure and write the record."""
-    register()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("config", ["pruning=none", *overrides])
-    parts = wiring.build(cfg, {"dataset": "elpv", "pruning": "none"})
+    parts = open_run("pruning=none", *overrides)
     size = parts.hardware.batch_size
     batches = [images.to(parts.device) for images, _ in islice(parts.data.train_dataloader(), IMAGES // size)]
 
@@ -55,7 +51,7 @@ def main(path: Path, overrides: list[str]) -> None:
         memory[count] = peak_memory(lambda some=some: trace(parts.adapter, some), parts.device)
     record = {
         "what": "trace beside plain forward passes",
-        "model": cfg.model.name,
+        "model": parts.cfg.model.name,
         "images": len(batches) * size,
         "batch_size": size,
         "pairs": PAIRS,

@@ -91,6 +91,7 @@ def test_next_to_nothing_left_is_pointed_out(run):
     ("overrides", "more", "message"),
     [
         (["dataset=elpv"], {"dataset": None}, "asks no questions, but model=tiny answers such: .*dataset=elpv_vqa"),
+        (["task=analyze", "dataset=elpv"], {"dataset": None}, "asks no questions, but model=tiny answers such"),
         (["dataset=synthetic"], {"dataset": None}, "asks no questions.*task=benchmark dataset=synthetic"),
         (["task=calibrate", "calibration.target=flops:0.5"], {}, "calibration turns plans of networks that only look"),
         (["calibration.target=flops:0.5"], {}, "calibration turns plans"),

@@ -22,13 +22,14 @@ from saintprune.evaluation.benchmark import Benchmark, BenchmarkResult
 from saintprune.evaluation.classification import Scores, score
 from saintprune.evaluation.vlm_timing import VLMTiming
 from saintprune.evaluation.vqa_summary import VQAScores
+from saintprune.files import write_atomically
 from saintprune.metrics.samples import Samples
 from saintprune.models.heads import answers, attach
 from saintprune.parts import Parts, console, progress, quiet
 from saintprune.plan import Plan
 from saintprune.reporting.assemble import figures, vlm_figures
 from saintprune.reporting.loggers import log_record
-from saintprune.reporting.records import RunRecord, write_atomically
+from saintprune.reporting.records import RunRecord
 from saintprune.reporting.tables import layers_line, run_table
 
 FEW = 0.1  # share of the tokens at the end below which a run says how to calibrate

@@ -134,11 +134,6 @@ def _check_task(cfg: Any, dataset: str, hardware: HardwareProfile, depths: Depth
         )
     if hardware.compile:
         raise SaintpruneError(f"hardware.compile=true is for timm networks, not for model={model}: set it to false")
-    if task == "analyze" and not _is(target, VQAData):
-        raise SaintpruneError(
-            f"task=analyze shows model={model} questions about images, but dataset={dataset} has none: choose"
-            " dataset=elpv_vqa, or dataset=vqa_jsonl dataset.path=FILE"
-        )
     if depths is not None and not (task == "benchmark" and _is(target, Synthetic)):
         raise SaintpruneError(
             f"of model={model} only some layers are built (model.sample_layers), which can be timed on noise alone:"

@@ -9,10 +9,11 @@ import pytest
 from rich.console import Console
 
 from saintprune.errors import SaintpruneError
+from saintprune.files import write_atomically
 from saintprune.reporting.assemble import figures
 from saintprune.reporting.loggers import flat_figures
 from saintprune.reporting.plots import sweep_figure
-from saintprune.reporting.records import RunRecord, write_atomically
+from saintprune.reporting.records import RunRecord
 from saintprune.reporting.sweep import summarise
 from saintprune.reporting.tables import layers_line, run_table, sweep_table
 

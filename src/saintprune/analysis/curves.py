@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from saintprune.errors import SaintpruneError
+from saintprune.files import write_atomically
 
 LAYERS, IMAGES, HISTOGRAMS, META = "layers.csv", "images.csv", "histograms.csv", "meta.json"
 
@@ -65,7 +65,6 @@ class Curves:
             folder: is made where it is missing; several parts need several folders.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         names = list(self.values)
         means = torch.stack(list(self.means().values()), -1)  # (l, m)
         rows = ((layer, *row) for layer, row in enumerate(means.tolist()))
@@ -73,7 +72,7 @@ class Curves:
         _write(folder / IMAGES, ["image", "layer", *names], self._image_rows())
         _write(folder / HISTOGRAMS, ["histogram", "layer", "low", "high", "count"], self._histogram_rows())
         head = {"part": self.part, "layers": self.layers, "images": self.images, **self.meta}
-        _replace(folder / META, json.dumps(head, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(folder / META, json.dumps(head, indent=2, ensure_ascii=False) + "\n")
 
     def _image_rows(self) -> Iterator[Sequence[float]]:
         values = torch.stack(list(self.values.values()), -1)  # (i, l, m)
@@ -129,7 +128,7 @@ def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     """Write a CSV file; floats have nine digits, which is what float32 holds, and NaN is an empty cell."""
     lines = [",".join(header)]
     lines += [",".join(_cell(value) for value in row) for row in rows]
-    _replace(path, "\n".join(lines) + "\n")
+    write_atomically(path, "\n".join(lines) + "\n")
 
 
 def _cell(value: Any) -> str:
@@ -142,10 +141,3 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     return header, rows
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

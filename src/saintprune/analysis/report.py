@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from saintprune.analysis.figures.sensitivity import sensitivity_figure
 from saintprune.analysis.sensitivity import Sensitivity
 from saintprune.analysis.show import Shown
 from saintprune.analysis.study import Part
+from saintprune.files import write_atomically
 
 Figures = list[tuple[Path, str]]
 
@@ -102,12 +103,11 @@ def _other_figures(folder: Path, report: Report) -> Figures:
 def _write_rows(path: Path, rows: Sequence[Sensitivity]) -> None:
     """Write the rows as CSV, whole or not at all; an interval takes two columns."""
     flat = [_flat(row.as_dict()) for row in rows]
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(flat[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(flat)
-    os.replace(part, path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    write_atomically(path, text.getvalue())
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ Only stages that were found, and that behave like their names, stand under `boun
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ import yaml
 
 from saintprune.analysis.verdict import Verdict
 from saintprune.errors import SaintpruneError, did_you_mean
+from saintprune.files import write_atomically
 from saintprune.plan import NAMED
 
 TOLD = ("three_stages", "verdict", "best_three", "best_three_names", "cuts", "p_values", "scores")  # of raw cosines
@@ -85,11 +85,7 @@ def _entry(verdict: Verdict) -> dict[str, Any]:
 def write_stages(path: Path, content: Mapping[str, Any]) -> Path:
     """Write the file, whole or not at all."""
     text = yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(HEAD + text, encoding="utf-8")
-    os.replace(part, path)
-    return path
+    return write_atomically(path, HEAD + text)
 
 
 def read_stages(path: Path) -> dict[str, Any]:

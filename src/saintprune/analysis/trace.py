@@ -101,7 +101,7 @@ def _watch_block(undo: ExitStack, adapter: ViTAdapter, run: PrunedRun, layer: in
 
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], states: Tensor) -> None:
         keys, attention = observed.mean_keys(), observed.attention(run.current)
-        observed.query = observed.key = None  # they hold the memory of the whole qkv projection
+        observed.forget()
         before = args[0] if args else kwargs["hidden_states"]
         with without_autocast(states):
             found = token_statistics(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,15 @@ class TextData(ImageData):
 
     def test_split(self) -> Dataset:
         """Return one passage in four."""
-        return _Passages(self._passages()[::TEST_EVERY][: self.limit])
+        return _Passages(self._passages[::TEST_EVERY][: self.limit])
 
     def train_split(self) -> Dataset:
         """Return the others."""
-        return _Passages([row for number, row in enumerate(self._passages()) if number % TEST_EVERY])
+        return _Passages([row for number, row in enumerate(self._passages) if number % TEST_EVERY])
 
+    @cached_property
     def _passages(self) -> list[Tensor]:
+        """All passages, mixed; both splits deal from them."""
         text = _reference() if self.path is None else _read(Path(self.path))
         self.sha256 = hashlib.sha256(text.encode()).hexdigest()
         ids = self.tokenizer(text, verbose=False)["input_ids"]  # it warns about texts longer than the context

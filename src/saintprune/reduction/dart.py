@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from saintprune.reduction.interface import LayerState, Reducer, Reduction
-from saintprune.reduction.survivors import keep_all, keep_top, leading, required_budget
+from saintprune.reduction.survivors import keep_all, keep_top, leading, ranked, required_budget
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,7 @@ class Dart(Reducer):
         if count >= state.patches:
             return keep_all(state)
         keys = state.keys[:, state.prefix :].float()  # (b, n, c) -> (b, p, c)
-        norms = keys.norm(dim=-1)
-        if state.patch_valid is not None:
-            norms = norms.masked_fill(~state.patch_valid, -torch.inf)
-        ranking = norms.argsort(dim=1, descending=True, stable=True)
+        ranking = ranked(state, keys.norm(dim=-1))
         places = ranking[:, : min(self.pivots, count)]
         metric = F.normalize(keys, dim=-1)
         pivots = metric.gather(1, places[..., None].expand(-1, -1, metric.shape[-1]))

@@ -13,7 +13,7 @@ from torch import Tensor
 from saintprune.reduction.counts import Count, at_least, at_most, real_patches, share_of
 from saintprune.reduction.interface import LayerState, Reducer, Reduction
 from saintprune.reduction.merging import merged
-from saintprune.reduction.survivors import keep_all, keep_masked, leading
+from saintprune.reduction.survivors import keep_all, keep_masked, leading, ranked
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,7 @@ class DiffRate(Reducer):
         left = real_patches(state) - dropped - joined
         if isinstance(left, int) and left >= state.patches:
             return keep_all(state)
-        attention = state.importance()[:, state.prefix :]
-        if state.patch_valid is not None:
-            attention = attention.masked_fill(~state.patch_valid, -torch.inf)
-        order = attention.argsort(dim=1, descending=True, stable=True)
+        order = ranked(state, state.importance()[:, state.prefix :])
         kept = keep_masked(state, leading(order, left), left if isinstance(left, int) else None)
         if isinstance(joined, int) and not joined:
             return kept

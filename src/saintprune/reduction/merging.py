@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saintprune.reduction.counts import Count
 from saintprune.reduction.interface import LayerState, Reduction
-from saintprune.reduction.survivors import keep_masked, leading
+from saintprune.reduction.survivors import keep_masked, leading, ranked
 
 
 def merged(kept: Reduction, target: Tensor) -> Reduction:
@@ -37,9 +37,7 @@ def fused(state: LayerState, scores: Tensor, left: Count) -> Reduction:
         scores: [B, P], not negative; ties go to the earlier patch.
         left: patches to leave, the fused one included: a number or [B], at most those that are there.
     """
-    if state.patch_valid is not None:
-        scores = scores.masked_fill(~state.patch_valid, -torch.inf)
-    order = scores.argsort(dim=1, descending=True, stable=True)
+    order = ranked(state, scores)
     mask = leading(order, left)
     kept = keep_masked(state, mask, left if isinstance(left, int) else None)
     last = left[:, None] - 1 if isinstance(left, Tensor) else order.new_full((len(order), 1), left - 1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from saintprune.reduction.density import density_peaks
 from saintprune.reduction.interface import LayerState, Reducer, Reduction
 from saintprune.reduction.merging import merged
-from saintprune.reduction.survivors import keep_all, keep_masked, keep_top, required_budget
+from saintprune.reduction.survivors import keep_all, keep_masked, keep_top, ranked, required_budget
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,7 @@ class SparseVLM(Reducer):
         most, _ = self._recycled(state.patches, count)  # no sample has more clusters than one without padding
         if not most:
             return keep_top(state, scores, count)
-        if state.patch_valid is not None:
-            scores = scores.masked_fill(~state.patch_valid, -torch.inf)
-        order = scores.argsort(dim=1, descending=True, stable=True)
+        order = ranked(state, scores)
         clusters, recycled = self._counts(state, count)  # (b, 1)
         rank = order.argsort(dim=1)
         kept = rank < count - clusters

@@ -50,10 +50,14 @@ def keep_top(state: LayerState, scores: Tensor, count: int | Tensor) -> Reductio
         count: patches to leave in each sample, or [B].
     """
     known = None if isinstance(count, Tensor) else min(max(count, 0), state.patches)
+    return keep_masked(state, leading(ranked(state, scores), count), known)
+
+
+def ranked(state: LayerState, scores: Tensor) -> Tensor:
+    """Return [B, P]: the patches' numbers by falling score [B, P], ties to the earlier, padding last."""
     if state.patch_valid is not None:
         scores = scores.masked_fill(~state.patch_valid, -torch.inf)
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    return keep_masked(state, leading(order, count), known)
+    return scores.argsort(dim=1, descending=True, stable=True)
 
 
 def leading(ranking: Tensor, count: int | Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saintprune.reduction.interface import LayerState, Reducer, Reduction
 from saintprune.reduction.merging import merged
-from saintprune.reduction.survivors import keep_all, keep_masked, leading, required_budget
+from saintprune.reduction.survivors import keep_all, keep_masked, leading, ranked, required_budget
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class VisionZip(Reducer):
             return keep_all(state)
         scores = state.importance()[:, state.prefix :]
         real = torch.ones_like(scores, dtype=torch.bool) if state.patch_valid is None else state.patch_valid
-        ranking = scores.masked_fill(~real, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        ranking = ranked(state, scores)
         contextual = round(count * self.contextual)
         dominant = leading(ranking, count - contextual) & real
         if not contextual:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saintprune.reduction.interface import LayerState, Reducer, Reduction
-from saintprune.reduction.survivors import keep_all, keep_masked, leading, required_budget
+from saintprune.reduction.survivors import keep_all, keep_masked, leading, ranked, required_budget
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class VisPruner(Reducer):
             return keep_all(state)
         scores = state.importance()[:, state.prefix :]
         real = torch.ones_like(scores, dtype=torch.bool) if state.patch_valid is None else state.patch_valid
-        ranking = scores.masked_fill(~real, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        ranking = ranked(state, scores)
         diverse = round(count * self.diverse)
         important = leading(ranking, count - diverse) & real
         if diverse:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from saintprune.errors import SaintpruneError
+from saintprune.files import write_atomically
 
 SCHEMA_VERSION = 1
 PACKAGES = (
@@ -100,28 +100,6 @@ class RunRecord:
         if found != SCHEMA_VERSION:
             raise SaintpruneError(f"{path} has record schema {found}, but this version reads {SCHEMA_VERSION}")
         return cls(**content)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it is either whole or absent, also when the disk is full.
-
-    Raises:
-        SaintpruneError: it could not be written.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(draft, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise SaintpruneError(
-            f"cannot write {path}: {error.strerror}. Nothing was written; make room or choose another place with"
-            " hydra.run.dir=DIR"
-        ) from error
 
 
 def source_commit() -> str | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from saintprune.errors import SaintpruneError
-from saintprune.reporting.records import RunRecord, write_atomically
+from saintprune.files import write_atomically
+from saintprune.reporting.records import RunRecord
 
 
 @dataclass(frozen=True)
@@ -119,5 +120,4 @@ def write_csv(rows: Sequence[Row], path: Path) -> Path:
     writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(one) for one in rows)
-    write_atomically(path, text.getvalue())
-    return path
+    return write_atomically(path, text.getvalue())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from dataclasses import fields
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from saintprune.errors import SaintpruneError
+from saintprune.files import write_atomically
 from saintprune.metrics.samples import Samples
 
 COLUMNS = tuple(field.name for field in fields(Samples))
@@ -28,18 +29,9 @@ def write_samples(path: Path, samples: Samples) -> Path:
     """
     columns = {name: getattr(samples, name) for name in COLUMNS}
     arrays = {name: values.cpu().numpy().astype(bool) for name, values in columns.items() if values is not None}
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(draft, "wb") as file:
-            np.savez_compressed(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise SaintpruneError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
-    return path
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return write_atomically(path, content.getvalue())
 
 
 def read_samples(path: Path) -> Samples:

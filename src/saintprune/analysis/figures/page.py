@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,6 +12,7 @@ from typing import Any
 from saintprune.analysis.curves import Curves
 from saintprune.analysis.figures.drawing import words
 from saintprune.analysis.verdict import Verdict
+from saintprune.files import write_atomically
 
 MOST_SVG = 600_000  # bytes; a larger drawing is shown as the PNG beside it
 
@@ -66,12 +66,7 @@ def write_page(
     if provenance:
         rows = ([escape(str(name)), escape(_text(value))] for name, value in provenance.items())
         body += ["<section>", "<h2>Where this comes from</h2>", _table(("", ""), rows), "</section>"]
-    page = _PAGE.format(title=escape(title), body="\n".join(body))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, path)
-    return path
+    return write_atomically(path, _PAGE.format(title=escape(title), body="\n".join(body)))
 
 
 def _section(section: Section) -> str:
