@@ -21,7 +21,7 @@ from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saintprune.data.elpv import Cell, Elpv, find_package, verify
+from saintprune.data.elpv import PACKAGE, Cell, Elpv
 from saintprune.data.elpv_vqa import QUESTIONS, answer, split_cells
 from saintprune.data.images import read_rgb
 from saintprune.errors import SaintpruneError
@@ -64,8 +64,7 @@ def train(arguments: argparse.Namespace) -> None:
     """Fit a projector, score it, and write it with its record."""
     keys = ("steps", "images", "learning_rate", "weight_decay", "full", "seed")
     settings = FitSettings(keep=tuple(arguments.keep), **{key: getattr(arguments, key) for key in keys})
-    root = find_package()
-    verify(root)
+    root = PACKAGE.checked()
     net, processor = vlm_packaged.assemble(vlm_packaged.blank_projector())
     cells = split_cells(root, test=False)
     examples = look(net, processor, root, cells)

@@ -28,7 +28,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 @needs_images
 def test_the_split_is_exact_stratified_and_pinned() -> None:
-    cells = elpv.read_labels(elpv.find_package())
+    cells = elpv.read_labels(elpv.PACKAGE.find())
     test = elpv.test_indices(cells)
     assert len(cells) == 2624 and len(test) == len(set(test)) == 656
     whole, part = Counter(cell.stratum for cell in cells), Counter(cells[index].stratum for index in test)
@@ -67,5 +67,5 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         Elpv(root=str(tmp_path), transform=to_tensor).setup()
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"")
-    with pytest.raises(SaintpruneError, match=rf"expected sha256 {elpv.SHA256}, got .*reinstall them"):
+    with pytest.raises(SaintpruneError, match=rf"expected sha256 {elpv.PACKAGE.sha256}, got .*reinstall them"):
         Elpv(root=str(tmp_path), transform=to_tensor).setup()

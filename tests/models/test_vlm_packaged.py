@@ -30,7 +30,7 @@ needs_assets = pytest.mark.skipif(not installed, reason="needs requirements/asse
 
 @pytest.fixture
 def images() -> list:
-    root = elpv.find_package()
+    root = elpv.PACKAGE.find()
     return [read_rgb(root / cell.name) for cell in elpv.read_labels(root)[:3]]
 
 

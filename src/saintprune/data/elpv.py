@@ -8,18 +8,15 @@ electroluminescence images", Solar Energy 185, 2019. Images CC BY-NC-SA 4.0.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from saintprune.data.base import ImageData
 from saintprune.data.images import ImageFile, ImageFiles, mixed
+from saintprune.data.packaged import PackagedImages
 from saintprune.data.sampling import stratified_sample
-from saintprune.errors import SaintpruneError
 
-SHA256 = "253d146c8ce0e1fec8087ce6b98b88d70010387b712200d7c501f5ea332cf1cf"
-REQUIREMENTS = "--no-deps --require-hashes -r requirements/assets.txt"
 TEST_IMAGES = 656  # a quarter of 2,624
 DEFECTIVE_ABOVE = 0.5  # defect probability; the labels are 0, 1/3, 2/3 and 1
 
@@ -68,8 +65,7 @@ class Elpv(ImageData):
         return self._split(test=False, limit=None)
 
     def _split(self, *, test: bool, limit: int | None) -> ImageFiles:
-        root = Path(self.root) if self.root is not None else find_package()
-        verify(root)
+        root = PACKAGE.checked(self.root)
         chosen, cells = [], read_labels(root)
         in_test = set(test_indices(cells))
         for index, cell in enumerate(cells):
@@ -81,21 +77,6 @@ class Elpv(ImageData):
 def test_indices(cells: list[Cell]) -> list[int]:
     """Return the rows of the test split."""
     return stratified_sample([cell.stratum for cell in cells], [cell.name for cell in cells], TEST_IMAGES)
-
-
-def find_package() -> Path:
-    """Return the installed package's data folder; the package itself is not imported.
-
-    Raises:
-        SaintpruneError: If it is not installed.
-    """
-    spec = importlib.util.find_spec("elpv_dataset")
-    root = Path(spec.origin).parent / "data" if spec is not None and spec.origin else None
-    if root is None or not (root / "labels.csv").is_file():
-        raise SaintpruneError(
-            f"the ELPV images (package elpv-dataset) are not installed; run: pip install {REQUIREMENTS} (or: make demo)"
-        )
-    return root
 
 
 def read_labels(root: Path) -> list[Cell]:
@@ -112,18 +93,10 @@ def digest(root: Path) -> str:
     return combined.hexdigest()
 
 
-def verify(root: Path) -> None:
-    """Check that `root` holds the published files, byte by byte.
-
-    Raises:
-        SaintpruneError: If it does not.
-    """
-    mend = f"reinstall them: pip install --force-reinstall {REQUIREMENTS}"
-    try:
-        got = digest(root)
-    except (OSError, ValueError) as error:
-        raise SaintpruneError(f"the ELPV files in {root} are incomplete ({error}); {mend}") from error
-    if got != SHA256:
-        raise SaintpruneError(
-            f"the ELPV files in {root} are not the published ones: expected sha256 {SHA256}, got {got}; {mend}"
-        )
+PACKAGE = PackagedImages(
+    title="ELPV",
+    package="elpv-dataset",
+    folder="data",
+    sha256="253d146c8ce0e1fec8087ce6b98b88d70010387b712200d7c501f5ea332cf1cf",
+    digest=digest,
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from saintprune.data.elpv import DEFECTIVE_ABOVE, Cell, Elpv, find_package, read_labels, test_indices, verify
+from saintprune.data.elpv import DEFECTIVE_ABOVE, PACKAGE, Cell, Elpv, read_labels, test_indices
 from saintprune.data.images import ImageFile, mixed
 from saintprune.data.vqa import VQAData, VQASample, VQASamples, mixed_samples
 
@@ -41,8 +41,7 @@ class ElpvVQA(VQAData):
         return self._split(test=False, limit=None)
 
     def _split(self, *, test: bool, limit: int | None) -> VQASamples:
-        root = Path(self.root) if self.root is not None else find_package()
-        verify(root)
+        root = PACKAGE.checked(self.root)
         cells = split_cells(root, test=test, limit=limit)
         return VQASamples(root, mixed_samples([question(cell, kind) for cell in cells for kind in QUESTIONS]))
 

@@ -6,12 +6,12 @@ vultilion) of scikit-learn are CC BY 2.0. Only the files are read; neither packa
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from pathlib import Path
 
 from saintprune.data.base import ImageData
 from saintprune.data.images import ImageFile, ImageFiles
+from saintprune.data.packaged import combined_sha256
 from saintprune.errors import SaintpruneError
 
 FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
@@ -65,7 +65,7 @@ def photographs() -> list[Path]:
     """
     files = [_folder(package) / name for package, name in NAMES]
     try:
-        found = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+        found = combined_sha256(files)
     except OSError as error:
         raise SaintpruneError(f"dataset photographs: {error.filename} cannot be read; {INSTALL}") from None
     if found != SHA256:
