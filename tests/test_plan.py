@@ -20,6 +20,9 @@ from saintprune.reduction.saint import Saint
         ([0.25, 0.5, 0.75], (1, 2, 3)),
         ([0.99, 0, 0.2], (0, 1, 4)),
         ([0.99, 0], (0, 4)),
+        ("0.5:", (2, 3, 4)),
+        (".4:0.8", (2, 3)),
+        ("0.2:-1", (1, 2, 3)),
     ],
 )
 def test_layers(layers, expected):
@@ -45,6 +48,14 @@ def test_schedule_drops_evenly():
     assert Schedule(drop=1.0).budget(2, 3, 100) == 1, "one patch is left"
 
 
+def test_schedule_decays_geometrically():
+    schedule = Schedule(drop=0.9, decay=0.25)
+    assert [schedule.budget(step, 3, 100) for step in range(3)] == [40, 20, 10]
+    mild = Schedule(drop=0.5, decay=0.25)
+    assert [mild.budget(step, 3, 100) for step in range(3)] == [100, 100, 50], "no layer leaves more than there are"
+    assert Schedule(drop=0.9, decay=0.25).budget(0, 1, 100) == 10, "a single layer leaves what is asked for"
+
+
 def test_schedule_keeps_shares_or_numbers():
     schedule = Schedule(keep=[0.5, 7])
     assert [schedule.budget(step, 2, 100) for step in range(2)] == [50, 7]
@@ -63,6 +74,8 @@ def test_steps_know_their_budget():
         (lambda: Schedule(), "exactly one"),
         (lambda: Schedule(drop=0.1, keep=(3,)), "exactly one"),
         (lambda: Schedule(drop=1.2), "drop is 1.2"),
+        (lambda: Schedule(drop=0.5, decay=0.0), "decay is 0.0"),
+        (lambda: Schedule(keep=(3,), decay=0.5), "decay is 0.5"),
         (lambda: Schedule(keep=(0.5, 1.5)), "keep has 1.5"),
         (lambda: Schedule(keep=(-1,)), "keep has -1"),
         (lambda: Stage("tower", "all", Saint()), "site is 'tower'"),

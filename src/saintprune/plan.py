@@ -13,23 +13,29 @@ from saintprune.reduction import Reducer
 from saintprune.reduction.baselines import KeepAll
 
 SITES = ("vision", "projector", "language")
+END = r"(-?\d+|0?\.\d+)?"  # of a slice: a block number, or a share of the depth
 NAMED = ("aligner", "explorer", "aggregator")  # layers by the stage that `saintprune.analysis` found them in
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How many patches each pruned layer leaves; it drives any method, so that methods can be set beside each other
-    at equal cost. Give exactly one of the two.
+    at equal cost. Give exactly one of `drop` and `keep`.
 
     Attributes:
-        drop: share of the patches that is gone after the last pruned layer, 0..1; the pruned layers share it evenly.
+        drop: share of the patches that is gone after the last pruned layer, 0..1; the pruned layers share it evenly,
+            or as `decay` says.
         keep: patches that the first, second, … pruned layer leaves: shares (floats, 0..1) or numbers (ints).
+        decay: only with `drop`: what the last pruned layer leaves as a share of what the first leaves, above 0 and at
+            most 1; the numbers fall geometrically, so that the first layer takes the most. A layer to which that gives
+            more patches than there are leaves all.
 
     Shares are of the patches that the unpruned network has; in a decoder, of the tokens that an image has unpruned.
     """
 
     drop: float | None = None
     keep: tuple[float | int, ...] | None = None
+    decay: float | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -37,6 +43,10 @@ class Schedule:
             raise ValueError("a schedule needs exactly one of `drop` and `keep`")
         if self.drop is not None and not 0 <= self.drop <= 1:
             raise ValueError(f"schedule.drop is {self.drop}, but a share lies in 0..1")
+        if self.decay is not None and (self.drop is None or not 0 < self.decay <= 1):
+            raise ValueError(
+                f"schedule.decay is {self.decay}, but must be above 0 and at most 1, and goes with `drop` alone"
+            )
         if self.keep is not None:
             object.__setattr__(self, "keep", tuple(self.keep))
             for value in self.keep:
@@ -58,6 +68,9 @@ class Schedule:
             value = self.keep[step]
             return max(1, round(value * patches) if isinstance(value, float) else value)
         assert self.drop is not None
+        if self.decay is not None:
+            before_last = (steps - 1 - step) / max(steps - 1, 1)  # 1 at the first pruned layer, 0 at the last
+            return max(1, round(min(1.0, (1 - self.drop) / self.decay**before_last) * patches))
         return max(1, patches - round(self.drop * patches * (step + 1) / steps))
 
 
@@ -67,9 +80,10 @@ class Stage:
 
     Attributes:
         site: "vision" (the tower), "projector" (between tower and decoder, one place) or "language" (the decoder).
-        layers: "all", "first_half", a slice such as "7:17", or a list: block numbers (ints, 0-based) or shares of the
-            depth (floats between 0 and 1), where f is block floor(f * depth), so that a plan fits any depth;
-            or one of `NAMED`, which `Plan.located` must turn into block numbers before the plan is used.
+        layers: "all", "first_half", a slice such as "7:17" or "0.25:", or a list: block numbers (ints, 0-based) or
+            shares of the depth (with a decimal point, between 0 and 1), where f is block floor(f * depth), so that a
+            plan fits any depth; or one of `NAMED`, which `Plan.located` must turn into block numbers before the plan
+            is used.
         method: the reducer.
         schedule: tokens to leave per pruned layer; required by methods that rank but do not decide how many.
         proportional_attention: let a merged token be attended to as the patches it stands for; merging in a tower only.
@@ -92,7 +106,7 @@ class Stage:
                     raise ValueError(
                         f"layers has {place}, but floats are shares of the depth, between 0 and 1; blocks are ints"
                     )
-        elif self.layers not in ("all", "first_half", *NAMED) and not re.fullmatch(r"-?\d*:-?\d*", self.layers):
+        elif self.layers not in ("all", "first_half", *NAMED) and not re.fullmatch(rf"{END}:{END}", self.layers):
             raise ValueError(
                 f"layers is {self.layers!r}, but must be a list of block numbers, 'all', 'first_half', a slice such as"
                 f" '7:17', or a stage: {', '.join(NAMED)}"
@@ -115,7 +129,7 @@ class Stage:
                 " run task=analyze and use run.py, or Plan.located with what saintprune.analysis.stage_file reads"
             )
         if isinstance(self.layers, str):
-            first, last = (int(end) if end else None for end in self.layers.split(":"))
+            first, last = (_end(end, depth) for end in self.layers.split(":"))
             for end in (first, last):
                 if end is not None and abs(end) > depth:
                     raise SaintpruneError(f"{name}.layers is {self.layers!r}, but the network has {depth} blocks")
@@ -211,6 +225,13 @@ class Step:
         """Return the patches to leave of those that entered the network; None without a schedule."""
         schedule = self.stage.schedule
         return None if schedule is None else schedule.budget(self.number, self.total, patches)
+
+
+def _end(text: str, depth: int) -> int | None:
+    """Return one end of a slice of blocks as a number; None where it is left out."""
+    if not text:
+        return None
+    return _block(float(text) if "." in text else int(text), depth)
 
 
 def _block(place: int | float, depth: int) -> int:

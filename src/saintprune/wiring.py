@@ -227,7 +227,8 @@ def _save_pruning(parts: Parts, found: Calibrated, target: Target) -> str:
     if found.knob == "method.threshold":
         stage["method"]["threshold"] = found.value
     else:
-        stage["schedule"] = {"_target_": "saintprune.plan.Schedule", "drop": found.value}
+        decay = (stage["schedule"] or {}).get("decay")
+        stage["schedule"] = {"_target_": "saintprune.plan.Schedule", "drop": found.value, "decay": decay}
     choice = parts.names["pruning"].split(" ")[0].rpartition("/")[2]
     content["calibrated"] = {
         "model": parts.cfg.model.name,

@@ -85,6 +85,11 @@ def test_a_schedule_takes_precedence_over_a_threshold():
     assert Knob.of(plan).name == "schedule.drop" and Knob.of(SAINT).name == "method.threshold"
 
 
+def test_a_schedule_keeps_its_shape():
+    plan = Plan.vision(RandomDrop(), schedule=Schedule(drop=0.2, decay=0.3))
+    assert Knob.of(plan).turned(0.75).stages["vision"].schedule == Schedule(drop=0.75, decay=0.3)
+
+
 @pytest.mark.parametrize("text", ["speedup:2.0", "flops:0.5", "tokens:0.25", "agreement:0.98", "agreement:1"])
 def test_targets_are_read(text):
     target = Target.parse(text)

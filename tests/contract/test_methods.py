@@ -29,6 +29,7 @@ VALUES = {  # for "every knob changes some result": other values than the defaul
     "prune": [[0.1] * 12, [0.3] * 12], "merge": [[0.1] * 12, [0.2] * 12],
     "diverse": [0.1, 0.6], "per_round": [0.05, 0.5], "contextual": [0.1, 0.4],
     "pivots": [1, 6], "recycle": [0.0, 0.9], "per_cluster": [1, 6], "neighbours": [1, 9],
+    "share": [0.05, 0.5], "power": [0.0, 1.0],
 }  # fmt: skip
 
 

@@ -167,6 +167,7 @@ class PrunedRun:
             budget=step.budget(stream.patches_at_entry),
             attention=partial(observed.attention, stream),
             head_attention=partial(observed.head_attention, stream) if "importance" in stage.method.reads else None,
+            keys_by_head=observed.head_keys if "keys" in stage.method.reads else None,
             values=observed.value_norms if "values" in stage.method.reads else None,
         )
         reduction = choose(step, state)
@@ -210,6 +211,11 @@ class Observed:
         """Return [B, N, C] float32: the keys averaged over heads."""
         assert self.key is not None
         return self.key.mean(1, dtype=torch.float32)  # (b, h, n, c) -> (b, n, c)
+
+    def head_keys(self) -> Tensor:
+        """Return [B, heads, N, C] float32: the keys."""
+        assert self.key is not None
+        return self.key.float()
 
     def attention(self, stream: TokenStream) -> Tensor:
         """Recompute one row of attention, [B, N]: what the query row gives to each token, averaged over heads."""

@@ -63,7 +63,8 @@ class Knob:
         if self.name == "method.threshold":
             stage = replace(stage, method=replace(stage.method, threshold=value))  # type: ignore[call-arg]
         else:
-            stage = replace(stage, schedule=Schedule(drop=value))
+            decay = stage.schedule.decay if stage.schedule else None
+            stage = replace(stage, schedule=Schedule(drop=value, decay=decay))
         return Plan({self.stage: stage})
 
 

@@ -31,6 +31,7 @@ class LayerState:
         budget: patches to leave, given by a `Schedule`; None leaves the number to the method.
         attention: a function that computes `importance`.
         head_attention: a function that computes `head_importance`; None where it is not observed.
+        keys_by_head: a function that computes `head_keys`; None where heads are not told apart.
         values: a function that computes `value_norms`; None where they are not observed.
         group: which batch of the layer this is; a decoder hands image spans of each length to the method apart.
         relevances: a function that computes `relevance`; the projector of a vision-language model has one.
@@ -49,6 +50,7 @@ class LayerState:
     budget: int | None = None
     attention: Callable[[], Tensor] | None = None
     head_attention: Callable[[], Tensor] | None = None
+    keys_by_head: Callable[[], Tensor] | None = None
     values: Callable[[], Tensor] | None = None
     group: int = 0
     relevances: Callable[[], Tensor] | None = None
@@ -78,6 +80,10 @@ class LayerState:
                 " site=vision, the one site that tells heads apart"
             )
         return self.head_attention()
+
+    def head_keys(self) -> Tensor:
+        """Return [B, H, N, C] float32: the keys of each head, or `keys` as those of one head where none is told apart."""
+        return self.keys[:, None] if self.keys_by_head is None else self.keys_by_head()
 
     def value_norms(self) -> Tensor:
         """Return [B, H, N]: the L2 norm of each token's value in each head."""
@@ -179,8 +185,8 @@ class Reducer(ABC):
     """A method: a frozen dataclass whose `select` maps a `LayerState` to a `Reduction`.
 
     Attributes:
-        reads: what of the layer must be observed for it: any of "keys", "importance" (whole or, in towers, per head),
-            "values" (in towers), "relevance" (at the projector) and "text_attention" (in a decoder).
+        reads: what of the layer must be observed for it: any of "keys", "importance" (both whole or, in towers,
+            per head), "values" (in towers), "relevance" (at the projector) and "text_attention" (in a decoder).
         merges: whether its reductions carry `merge_to`, so that sizes and proportional attention matter.
         decides: whether it finds the number of tokens by itself; if not, the stage needs a `Schedule`.
     """
