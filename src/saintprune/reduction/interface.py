@@ -82,7 +82,7 @@ class LayerState:
         return self.head_attention()
 
     def head_keys(self) -> Tensor:
-        """Return [B, H, N, C] float32: the keys of each head, or `keys` as those of one head where none is told apart."""
+        """Return [B, H, N, C] float32: the keys of each head, or `keys` as one head where none is told apart."""
         return self.keys[:, None] if self.keys_by_head is None else self.keys_by_head()
 
     def value_norms(self) -> Tensor:
