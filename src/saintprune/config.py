@@ -60,6 +60,12 @@ def config_dir() -> Path:
     return packaged if packaged.is_dir() else here.parents[1] / "conf"
 
 
+def names_in(group: str) -> list[str]:
+    """Return what can be chosen in a group: the paths of its YAML files, without the ending."""
+    folder = config_dir() / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
 def register() -> None:
     """Make the schema known to Hydra as `schema`."""
     ConfigStore.instance().store(name="schema", node=Config)
