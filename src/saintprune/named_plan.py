@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 from saintprune.binding import make
@@ -60,7 +61,7 @@ def _by_stage(plan: Plan, settings: Mapping[str, Any]) -> dict[str, Mapping[str,
 def _changed(name: str, stage: Stage, values: Mapping[str, Any]) -> Stage:
     """Return a stage with values changed, in itself or in its method."""
     method: Any = stage.method
-    of_method = list(getattr(method, "__dataclass_fields__", ()))
+    of_method = list(signature(type(method)).parameters)
     for key in values:
         if key not in (*OF_STAGE, *of_method):
             known = (*of_method, *OF_STAGE)
