@@ -104,7 +104,9 @@ def stages() -> str:
         text = path.read_text(encoding="utf-8").strip()
         stage = yaml.safe_load(text)
         target = stage["method"]["_target_"]
-        rows.append(f"| `{path.stem}` | {stage['site']} | {stage['layers']} | [`{target.rpartition('.')[2]}`][{target}] |")
+        rows.append(
+            f"| `{path.stem}` | {stage['site']} | {stage['layers']} | [`{target.rpartition('.')[2]}`][{target}] |"
+        )
         body = "\n".join(f"    {line}" for line in ["```yaml", *text.splitlines(), "```"])
         files.append(f'??? abstract "`conf/stage/{path.name}`"\n{body}')
     return "\n".join(rows) + "\n\n" + "\n\n".join(files)
