@@ -1,8 +1,9 @@
 """What MkDocs asks for while it builds the site (`make docs`): README and CONTRIBUTING as the source of pages, the
-notebooks, the table of stages, and links that lead to pages.
+notebooks, the tables of stages and methods, and links that lead to pages.
 
-In a page a line `<!-- include: README.md # Three lines in your code -->` stands for the body of that section, one with
-`## Heading !` for the part before its first subsection, and `<!-- stages -->` for all files in `conf/stage/`.
+In a page `<!-- include: README.md # Your images -->` stands for the body of that section; ` !` before the arrow leaves
+out its subsections. `<!-- stages -->` stands for all files in `conf/stage/`, `<!-- methods -->` for the modules that
+they name.
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ PAGES |= {
     f"notebooks/{path.name}": f"notebooks/{path.stem}.md" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
 }
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+STAGES = sorted((ROOT / "conf" / "stage").glob("*.yaml"))
+METHOD = """::: {}
+    options:
+      show_root_heading: false
+      show_root_toc_entry: false
+      filters: ["!^_", "!^select$", "!^(reads|merges|decides)$"]
+"""
 LINK = re.compile(r"(!?)\[([^\]]+)\]\((?![a-z]+:|#)([^)\s]+)\)")
 
 
@@ -43,7 +51,8 @@ def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
     name = page.file.src_uri
     if page.file.generated_by is None:
         markdown = linked(markdown, posixpath.dirname(f"docs/{name}"), name)
-    markdown = markdown.replace("<!-- stages -->", stages())
+    if "<!-- stages -->" in markdown or "<!-- methods -->" in markdown:
+        markdown = markdown.replace("<!-- stages -->", stages()).replace("<!-- methods -->", methods())
     return re.sub(
         r"<!-- include: (\S+) # (.+?)( !)? -->",
         lambda found: linked(section(ROOT / found[1], found[2], alone=bool(found[3])), "", name),
@@ -100,7 +109,7 @@ def stages() -> str:
     """Return a table of the files in conf/stage/, and the files themselves, which say what each value means."""
     rows = ["| stage | where | blocks | method |", "|---|---|---|---|"]
     files = []
-    for path in sorted((ROOT / "conf" / "stage").glob("*.yaml")):
+    for path in STAGES:
         text = path.read_text(encoding="utf-8").strip()
         stage = yaml.safe_load(text)
         target = stage["method"]["_target_"]
@@ -110,3 +119,12 @@ def stages() -> str:
         body = "\n".join(f"    {line}" for line in ["```yaml", *text.splitlines(), "```"])
         files.append(f'??? abstract "`conf/stage/{path.name}`"\n{body}')
     return "\n".join(rows) + "\n\n" + "\n\n".join(files)
+
+
+def methods() -> str:
+    """Return what mkdocstrings puts the methods' docstrings in place of, SAINT first."""
+    targets = [yaml.safe_load(path.read_text(encoding="utf-8"))["method"]["_target_"] for path in STAGES]
+    modules = sorted(
+        {target.rpartition(".")[0] for target in targets}, key=lambda name: (not name.endswith(".saint"), name)
+    )
+    return "\n".join(METHOD.format(module) for module in modules)
