@@ -162,7 +162,8 @@ def test_a_plan_that_was_found_is_used_again(net, images) -> None:
     [
         (lambda net: prune(net, "sant"), r"no pruning is called 'sant' \(did you mean 'saint'\?\); there are ats, att"),
         (lambda net: prune(torch.nn.Linear(1, 1)), "no adapter prunes a Linear. Known are VisionTransformer and Eva"),
-        (lambda net: prune(net, "tome", speedup=2.0, drop=0.5), "give one of speedup, flops"),
+        (lambda net: prune(net, "tome", speedup=2.0, drop=0.5), "give one of speedup, flops.*not speedup and drop"),
+        (lambda net: prune(net, "tome", images=torch.zeros(1, 3, 64, 64)), "to calibrate on: give speedup="),
         (lambda net: prune(net, "tome", speedup=0.5), "impossible: speedup takes a factor above 1"),
         (lambda net: prune(net, "tome", drop=1.5), "drop is 1.5, but must be a share between 0 and 1"),
         (lambda net: prune(net, "saint", treshold=0.9), r"no 'treshold' \(did you mean 'threshold'\?\); it takes"),

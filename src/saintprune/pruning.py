@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from saintprune.adapters.vlm import VLM, VLMRun
 
 Inputs = Tensor | Mapping[str, Tensor]
+STEPS, STEPS_OF_TIME = 10, 6  # of bisection: finer than 1/64 is below the noise of a clock
 
 
 class Pruned:
@@ -133,8 +134,9 @@ def prune(
         SaintpruneError: no such method, a network that no adapter knows, a setting that does not fit, a target that
             cannot be reached, or a network that is being pruned already.
     """
-    given = {"speedup": speedup, "flops": flops, "tokens": tokens, "agreement": agreement}
-    target = _target(given, drop)
+    target = _target({"speedup": speedup, "flops": flops, "tokens": tokens, "agreement": agreement, "drop": drop})
+    if images is not None and target is None:
+        raise SaintpruneError("images are there to calibrate on: give speedup=, flops=, tokens= or agreement= as well")
     adapter = adapter_for(model)
     if drop is not None:
         settings["schedule"] = _schedule(drop)
@@ -145,18 +147,17 @@ def prune(
     if model.training:
         raise SaintpruneError("the network is in training mode, whose dropout no calibration should see: net.eval()")
     batches = _noise(adapter, plan, samples) if images is None else batches_of(images, adapter, samples)
-    calibrated = _calibrator(model, adapter, batches).search(plan, target)
+    steps = STEPS_OF_TIME if target.kind == "speedup" else STEPS
+    calibrated = _calibrator(model, adapter, batches).search(plan, target, steps)
     return Pruned(model, adapter, calibrated.plan, calibrated)
 
 
-def _target(given: Mapping[str, float | None], drop: float | None) -> Target | None:
-    """Return the one target that is given."""
+def _target(given: Mapping[str, float | None]) -> Target | None:
+    """Return the one target that is given; None for none, and for `drop`, which is no target."""
     named = {kind: value for kind, value in given.items() if value is not None}
-    if len(named) + (drop is not None) > 1:
-        raise SaintpruneError(
-            f"give one of speedup, flops, tokens, agreement and drop, not {len(named)} targets at once"
-        )
-    return next((Target.parse(f"{kind}:{value}") for kind, value in named.items()), None)
+    if len(named) > 1:
+        raise SaintpruneError(f"give one of {', '.join(given)}, not {' and '.join(named)} at once")
+    return next((Target.parse(f"{kind}:{value}") for kind, value in named.items() if kind != "drop"), None)
 
 
 def _schedule(drop: float) -> Schedule:
