@@ -2,6 +2,7 @@
 #   make demo      prune a packaged ViT-S/14 on packaged images and print the comparison
 #   make test      lint, types, import contracts and the fast tests        (make test-all adds the slow ones)
 #   make lint      only the checks; `make format` mends what can be mended
+#   make docs      the documentation site, into site/: open site/index.html (make docs-serve, to search in it)
 #   make test-lmms the plug-in for lmms-eval, in .venv-lmms: lmms-eval wants other versions of some packages
 # Variables: PYTHON=python3.12 (3.11 to 3.13), PIP_ARGS='...' (further options for pip install), ARGS='...' (for run.py
 # or pytest, e.g. make demo ARGS='pruning=tome', make test ARGS='-k saint').
@@ -19,15 +20,17 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
 
 # pyright comes whole from its wheel; this stops it from asking for a newer release.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# Material for MkDocs else speaks of its successor at every build.
+export NO_MKDOCS_2_WARNING := 1
 # No test may reach a model hub or a dashboard.
 test test-all test-lmms: export HF_HUB_OFFLINE := 1
 test test-all test-lmms: export WANDB_MODE := disabled
 
 .DEFAULT_GOAL := help
-.PHONY: help install assets demo test test-all test-lmms lint format clean
+.PHONY: help install assets demo docs docs-serve test test-all test-lmms lint format clean
 
 help:
-	@sed -n '2,7s/^# \{0,1\}//p' Makefile
+	@sed -n '2,8s/^# \{0,1\}//p' Makefile
 
 install: $(STAMP)
 
@@ -48,6 +51,12 @@ assets:
 
 demo: $(STAMP)
 	@$(BIN)/python run.py $(ARGS)
+
+docs: $(STAMP)
+	@$(BIN)/mkdocs build --strict --quiet
+
+docs-serve: $(STAMP)
+	@$(BIN)/mkdocs serve
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .
@@ -76,5 +85,5 @@ format: $(STAMP)
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LMMS) build dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(LMMS) build dist site .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

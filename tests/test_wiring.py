@@ -67,7 +67,7 @@ def test_benchmark_only_times(run):
 
 def test_calibrate_writes_a_pruning_that_loads(run, tmp_path, monkeypatch):
     conf = tmp_path / "conf"
-    monkeypatch.setattr(wiring, "config_dir", lambda: conf)
+    monkeypatch.setattr(wiring, "own_config_dir", lambda: conf)
     record, printed = run(
         "task=calibrate", "pruning=tome", "calibration.target=flops:0.7", names={"dataset": "s", "pruning": "tome r=3"}
     )

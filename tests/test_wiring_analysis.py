@@ -32,7 +32,8 @@ QUESTIONS = {"_target_": "tiny_questions.Questions", "limit": None}
 @pytest.fixture
 def stages(tmp_path, monkeypatch):
     """Keep the stages of models below a temporary folder; return where."""
-    monkeypatch.setattr(wiring_analysis, "config_dir", lambda: tmp_path)
+    monkeypatch.setattr(wiring_analysis, "own_config_dir", lambda: tmp_path)
+    monkeypatch.setattr(wiring_analysis, "config_file", lambda name: tmp_path / name)
     return tmp_path / "stages"
 
 

@@ -1,7 +1,7 @@
 """saintprune: training-free token reduction for Vision Transformers and Vision-Language Models.
 
-from saintprune import Plan, Saint, TimmViT
-with TimmViT(net).pruned(Plan.vision(Saint(threshold=0.9))) as run:
+import saintprune
+with saintprune.prune(net, "saint", speedup=2.0, images=batch) as pruned:
     logits = net(images)
 """
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from saintprune.adapters.vlm import VLM
     from saintprune.errors import SaintpruneError
     from saintprune.plan import Plan, Schedule, Stage
+    from saintprune.pruning import Pruned, prune
     from saintprune.reduction.interface import LayerState, Reducer, Reduction
     from saintprune.reduction.saint import Saint
     from saintprune.reduction.tome import ToMe
@@ -28,6 +29,7 @@ __all__ = [
     "HFVision",
     "LayerState",
     "Plan",
+    "Pruned",
     "Reducer",
     "Reduction",
     "Saint",
@@ -37,6 +39,7 @@ __all__ = [
     "TimmEva",
     "TimmViT",
     "ToMe",
+    "prune",
 ]
 
 _HOMES = {
@@ -47,6 +50,7 @@ _HOMES = {
     "saintprune.adapters.vlm": ("VLM",),
     "saintprune.errors": ("SaintpruneError",),
     "saintprune.plan": ("Plan", "Schedule", "Stage"),
+    "saintprune.pruning": ("Pruned", "prune"),
     "saintprune.reduction.interface": ("LayerState", "Reducer", "Reduction"),
     "saintprune.reduction.saint": ("Saint",),
     "saintprune.reduction.tome": ("ToMe",),

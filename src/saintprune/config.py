@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -60,9 +63,42 @@ def config_dir() -> Path:
     return packaged if packaged.is_dir() else here.parents[1] / "conf"
 
 
+def own_config_dir() -> Path:
+    """Return the folder for YAML files that runs write for later runs: that of a checkout, or where the package is
+    installed `saintprune_conf/` in the working directory, whose files come before the packaged ones.
+    """
+    packaged = config_dir()
+    return Path.cwd() / "saintprune_conf" if packaged.parent == Path(__file__).resolve().parent else packaged
+
+
+def config_file(name: str) -> Path:
+    """Return where a YAML file is: among the runs' own, if it is there, else among the packaged ones."""
+    own = own_config_dir() / name
+    return own if own.is_file() else config_dir() / name
+
+
+def names_in(group: str) -> list[str]:
+    """Return what can be chosen in a group: the paths of its YAML files, without the ending."""
+    folders = {config_dir() / group, own_config_dir() / group}
+    return sorted(
+        {path.relative_to(folder).with_suffix("").as_posix() for folder in folders for path in folder.rglob("*.yaml")}
+    )
+
+
+class OwnConfigs(SearchPathPlugin):
+    """Lets Hydra look into `own_config_dir()` first."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Put the folder before the packaged one, if it is another and exists."""
+        own = own_config_dir()
+        if own != config_dir() and own.is_dir():
+            search_path.prepend("saintprune", str(own))
+
+
 def register() -> None:
-    """Make the schema known to Hydra as `schema`."""
+    """Make the schema known to Hydra as `schema`, and what runs wrote as configs."""
     ConfigStore.instance().store(name="schema", node=Config)
+    Plugins.instance().register(OwnConfigs)
 
 
 def compose_run(overrides: Sequence[str] = ()) -> tuple[DictConfig, dict[str, str]]:

@@ -16,7 +16,7 @@ from saintprune import wiring_analysis, wiring_vlm
 from saintprune.binding import make
 from saintprune.calibration.search import Calibrated, Calibrator
 from saintprune.calibration.targets import Target
-from saintprune.config import Task, config_dir
+from saintprune.config import Task, own_config_dir
 from saintprune.errors import SaintpruneError
 from saintprune.evaluation.benchmark import Benchmark, BenchmarkResult
 from saintprune.evaluation.classification import Scores, score
@@ -187,7 +187,8 @@ def calibrate(parts: Parts, target: Target) -> Calibrated:
         found = parts.calibrators[key].search(parts.plan, target, options.steps, advance)
     console.print(f"calibrated to {target}: {found.knob}={found.value:g} ({found.measured})", soft_wrap=True)
     if parts.cfg.task == Task.calibrate:
-        console.print(f"use it with: [bold]pruning={_save_pruning(parts, found, target)}[/bold]", soft_wrap=True)
+        name, path = _save_pruning(parts, found, target)
+        console.print(f"written to {path}; use it with: [bold]pruning={name}[/bold]", soft_wrap=True)
     parts.plan = found.plan
     return found
 
@@ -220,8 +221,8 @@ def _show(record: RunRecord) -> None:
         )
 
 
-def _save_pruning(parts: Parts, found: Calibrated, target: Target) -> str:
-    """Write the calibrated pruning YAML beside the others; return what `pruning=` loads it by."""
+def _save_pruning(parts: Parts, found: Calibrated, target: Target) -> tuple[str, Path]:
+    """Write the calibrated pruning as YAML; return what `pruning=` loads it by, and the file."""
     content = _container(parts.cfg.pruning)
     stage = content["stages"][found.stage]
     if found.knob == "method.threshold":
@@ -239,8 +240,8 @@ def _save_pruning(parts: Parts, found: Calibrated, target: Target) -> str:
     }
     name = parts.cfg.calibration.save_as or f"{parts.cfg.model.name}/{choice}_{target.kind}{target.value:g}"
     header = f"# written by task=calibrate: {found.knob} of pruning={choice} for {target}\n"
-    write_atomically(config_dir() / "pruning" / f"{name}.yaml", header + OmegaConf.to_yaml(OmegaConf.create(content)))
-    return name
+    path = own_config_dir() / "pruning" / f"{name}.yaml"
+    return name, write_atomically(path, header + OmegaConf.to_yaml(OmegaConf.create(content)))
 
 
 def _record(

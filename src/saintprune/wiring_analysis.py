@@ -18,7 +18,7 @@ from saintprune.analysis.stage_file import locate, read_stages, stages_content, 
 from saintprune.analysis.study import Part, Twin, first, study
 from saintprune.analysis.twins import shuffled
 from saintprune.binding import make
-from saintprune.config import config_dir
+from saintprune.config import config_file, own_config_dir
 from saintprune.errors import SaintpruneError
 from saintprune.hardware import HardwareProfile
 from saintprune.parts import Parts, console, progress
@@ -56,7 +56,7 @@ def build(cfg: Any, names: dict[str, str], hardware: HardwareProfile, plan: Plan
 
 def stages_path(model: str) -> Path:
     """Return where the stages of a model are kept for plans to use."""
-    return config_dir() / "stages" / f"{model}.yaml"
+    return config_file(f"stages/{model}.yaml")
 
 
 def located(plan: Plan, model: str) -> Plan:
@@ -236,7 +236,7 @@ def _tell(parts: Parts, studied: Any, content: Any, settings: AnalysisSettings, 
         console.print(f"  by raw cosines: {part.raw.reason}", soft_wrap=True, markup=False)
     kept = stages_path(parts.cfg.model.name)
     if settings.save or (settings.save is None and not kept.exists()):
-        write_stages(kept, content)
+        kept = write_stages(own_config_dir() / "stages" / kept.name, content)
         console.print(f"stages, for plans with layers=NAME: {kept}", soft_wrap=True)
     elif kept.exists():
         console.print(f"stages kept as they were (analysis.save=true replaces them): {kept}", soft_wrap=True)

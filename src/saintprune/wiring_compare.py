@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from saintprune import wiring
 from saintprune.calibration.search import OutOfReach
 from saintprune.calibration.targets import Target
-from saintprune.config import Task, compose_run, config_dir
+from saintprune.config import Task, compose_run, names_in
 from saintprune.errors import SaintpruneError
 from saintprune.metrics.samples import Samples
 from saintprune.parts import Parts, console, quiet
@@ -56,8 +56,7 @@ def chosen(patterns: Sequence[str]) -> list[str]:
     Raises:
         SaintpruneError: a pattern names none.
     """
-    root, found = config_dir() / "pruning", []
-    known = sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.glob("**/*.yaml"))
+    known, found = names_in("pruning"), []
     for pattern in patterns:
         matches = [name for name in known if fnmatch(name, pattern)]
         if not matches:

@@ -21,7 +21,10 @@ def borrow(undo: ExitStack, net: nn.Module) -> None:
     if net.training and any(_recomputes(module) for module in net.modules()):
         raise SaintpruneError("gradient checkpointing runs blocks twice: switch it off, or call net.eval(), to prune")
     if getattr(net, _MARK, False):
-        raise SaintpruneError("this network is being pruned already: leave the outer `with` block first")
+        raise SaintpruneError(
+            "this network is being pruned already: leave the outer `with` block first, or call restore() on what"
+            " prune() gave"
+        )
     patch(undo, net, _MARK, True)
 
 

@@ -68,6 +68,7 @@ _TOWERS_OF: dict[type[nn.Module], str] = {
     CLIPVisionModelWithProjection: "vision_model",
     ViTForImageClassification: "vit",
 }
+TOWERS = (*_FAMILIES, *_TOWERS_OF)  # all that HFVision takes
 _TAKE_BIAS = ("eager", "sdpa")
 
 
@@ -107,7 +108,7 @@ class HFVision(ViTAdapter):
 
     def _check_supported(self) -> None:
         if type(self.net) not in _FAMILIES:
-            known = ", ".join(kind.__name__ for kind in (*_FAMILIES, *_TOWERS_OF))
+            known = ", ".join(kind.__name__ for kind in TOWERS)
             raise SaintpruneError(
                 f"HFVision prunes vision towers of transformers, but this is a {type(self.net).__name__}. Supported:"
                 f" {known}; of another network that has one of them, give the tower. For timm: TimmViT, TimmEva"

@@ -1,22 +1,28 @@
-"""Find the threshold, or the schedule, that meets a target on unlabelled images."""
+"""Find the threshold, or the schedule, that meets a target on unlabelled inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from saintprune.adapters.base import ViTAdapter
+from saintprune.calibration.inputs import device_of, samples_in
 from saintprune.calibration.targets import Measured, Target
 from saintprune.errors import SaintpruneError
 from saintprune.evaluation.timing import BenchmarkSettings, pass_seconds, time_in_turn
-from saintprune.metrics.flops import count_flops
+from saintprune.metrics.flops import flops_of
 from saintprune.metrics.intervals import median
 from saintprune.plan import Plan, Schedule
 from saintprune.reduction.baselines import KeepAll
+
+if TYPE_CHECKING:  # transformers takes its time, and a timm network does without
+    from saintprune.adapters.vlm import VLM
+    from saintprune.calibration.inputs import Batch
 
 DIGITS = 4
 
@@ -95,15 +101,26 @@ class Calibrator:
 
     Args:
         adapter: of the network, on the device of the batches.
-        batches: unlabelled images, each [B, C, H, W].
+        batches: unlabelled images, each [B, C, H, W], or whatever else `forward` takes.
         pairs: pairs of passes per timing, for speed-up targets.
         classifies: whether the network answers with classes; features cannot agree.
+        forward: makes one pass over a batch; None is the adapter's network itself. Its output is logits
+            [B, ..., classes], or has them as `logits`; anything else counts as features.
     """
 
-    def __init__(self, adapter: ViTAdapter, batches: Sequence[Tensor], pairs: int = 5, classifies: bool = True) -> None:
-        self.adapter, self.batches, self.classifies = adapter, batches, classifies
+    def __init__(
+        self,
+        adapter: ViTAdapter | VLM,
+        batches: Sequence[Batch],
+        pairs: int = 5,
+        classifies: bool = True,
+        forward: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.adapter, self.batches = adapter, batches
+        self.forward: Callable[[Any], Any] = adapter.net if forward is None else forward
         self.settings = BenchmarkSettings(pairs=pairs, max_seconds=600.0, warmup=0, batches=len(batches))
         self.baseline = self._passes(None)
+        self.classifies = classifies and self.baseline[2] is not None
         self.counted: dict[str, Measured] = {}  # several targets for one plan begin at the same places
 
     @torch.inference_mode()
@@ -143,7 +160,7 @@ class Calibrator:
             )
         measured = self.measure(knob.turned(strong), timed=True)
         advance(1.0)
-        images = sum(len(batch) for batch in self.batches)
+        images = sum(samples_in(batch) for batch in self.batches)
         return Calibrated(knob.turned(strong), knob.stage, knob.name, knob.value(strong), measured, images)
 
     def _exceeds(self, plan: Plan, target: Target) -> bool:
@@ -159,28 +176,40 @@ class Calibrator:
             self.counted[repr(plan)] = Measured(
                 flops=flops / self.baseline[0],
                 tokens=tokens / self.baseline[1],
-                agreement=(answers == self.baseline[2]).double().mean().item() if self.classifies else None,
+                agreement=_agreement(answers, self.baseline[2]) if self.classifies else None,
             )
         return replace(self.counted[repr(plan)], speedup=self._speedup(plan) if timed else None)
 
     @torch.inference_mode()
-    def _passes(self, plan: Plan | None) -> tuple[float, float, Tensor]:
-        """Return FLOPs per image, mean tokens per layer, and the answers [images]; None is the untouched network."""
+    def _passes(self, plan: Plan | None) -> tuple[float, float, Tensor | None]:
+        """Return FLOPs per sample, mean tokens per layer, and the answers; a plan of None is the untouched network."""
         flops, tokens, answers = 0.0, 0.0, []
         for batch in self.batches:
             # an empty plan only counts tokens
             with self.adapter.pruned(plan or Plan()) as run:
-                counted, output = count_flops(self.adapter.net, batch)
-            flops += counted / len(self.batches)
-            tokens += sum(run.tokens_per_layer) / self.adapter.depth / len(self.batches)
-            answers.append(output.argmax(-1))
-        return flops, tokens, torch.cat(answers)
+                counted, output = flops_of(lambda batch=batch: self.forward(batch))
+            flops += counted / samples_in(batch) / len(self.batches)
+            # of a vision-language model the images' tokens alone
+            layers = getattr(run, "visual_tokens_per_layer", None) or run.tokens_per_layer
+            tokens += sum(layers) / self.adapter.depth / len(self.batches)
+            logits = getattr(output, "logits", output)
+            if isinstance(logits, Tensor):
+                answers.append(logits.argmax(-1).flatten())
+        return flops, tokens, torch.cat(answers) if answers else None
 
     def _speedup(self, plan: Plan) -> float:
-        net, batches = self.adapter.net, self.batches
+        def seconds(number: int, context: AbstractContextManager[object]) -> float:
+            batch = self.batches[number]
+            return pass_seconds(lambda: self.forward(batch), device_of(batch), context)
+
         arms = {
-            "baseline": lambda number: pass_seconds(net, batches[number], nullcontext()),
-            "pruned": lambda number: pass_seconds(net, batches[number], self.adapter.pruned(plan)),
+            "baseline": lambda number: seconds(number, nullcontext()),
+            "pruned": lambda number: seconds(number, self.adapter.pruned(plan)),
         }
         times = time_in_turn(arms, self.settings)
         return median(times["baseline"] / times["pruned"]).item()
+
+
+def _agreement(answers: Tensor | None, unpruned: Tensor | None) -> float | None:
+    """Return the share of answers that are the same; None where there are none."""
+    return None if answers is None or unpruned is None else (answers == unpruned).double().mean().item()

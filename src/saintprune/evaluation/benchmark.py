@@ -103,7 +103,8 @@ class Benchmark:
         )
 
     def _seconds(self, arm: str, batch: int) -> float:
-        return pass_seconds(self.adapter.net, self.batches[batch], self._context(arm, batch))
+        images = self.batches[batch]
+        return pass_seconds(lambda: self.adapter.net(images), images.device, self._context(arm, batch))
 
     def _selector_seconds(self) -> float:
         """Return the selection's seconds of one pass: the median over a few passes of their sums over layers."""

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 MIN_ROUNDS = 5
 
@@ -74,12 +74,12 @@ def time_in_turn(
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in times.items()}
 
 
-def pass_seconds(net: nn.Module, images: Tensor, context: AbstractContextManager[object]) -> float:
-    """Time one pass in a context; entering and leaving it is not part of the time."""
+def pass_seconds(work: Callable[[], object], device: torch.device, context: AbstractContextManager[object]) -> float:
+    """Time one pass on a device in a context; entering and leaving it is not part of the time."""
     with context:
-        started = clock(images.device)
-        net(images)
-        return clock(images.device) - started
+        started = clock(device)
+        work()
+        return clock(device) - started
 
 
 def clock(device: torch.device) -> float:
