@@ -21,8 +21,9 @@ SMALL = {"width": 230, "height": 170}
 
 
 def styles(entries: Sequence[Entry]) -> dict[str, int]:
-    """Return method -> number of its colour and marker, the same in all charts of a group."""
-    return {method: number for number, method in enumerate(sorted({one.method for one in entries}))}
+    """Return method -> number of its colour and marker, the same in all charts of a group; measured ones alone."""
+    methods = sorted({one.method for one in entries if one.row.reason is None})
+    return {method: number for number, method in enumerate(methods)}
 
 
 def pareto(entries: Sequence[Entry]) -> str:
@@ -32,9 +33,10 @@ def pareto(entries: Sequence[Entry]) -> str:
     drawn = [one for one in drawn if one]
     if not drawn:
         return ""
-    shown = [method for method in numbers if any(one.method == method and not one.row.reason for one in entries)]
-    legend = [(swatch(numbers[method]), method) for method in shown]
-    return f'<div class="charts">{"".join(drawn)}</div>{_legend([*legend, (swatch(None, dashed=True, marked=False), "unpruned")])}'  # noqa: E501
+    legend = [(swatch(number), method) for method, number in numbers.items()]
+    legend += [(swatch("faint", dashed=True, marked=False), "unpruned"),
+               (swatch("front", marked=False), "front: no other run is better in both")]  # fmt: skip
+    return f'<div class="charts">{"".join(drawn)}</div>{_legend(legend)}'
 
 
 def _pareto(entries: Sequence[Entry], numbers: dict[str, int], up: str, across: str) -> str:
@@ -55,10 +57,20 @@ def _pareto(entries: Sequence[Entry], numbers: dict[str, int], up: str, across: 
         Series(sorted(points[method], key=lambda point: point.x), numbers[method], line=len(found) > 1)
         for method, found in sorted(points.items())
     ]
+    series.insert(0, Series(_front(every, across == "gflops_ratio"), "front", marked=False))
     title = f"{UP[up]} against {ACROSS[across]}, {len(every)} runs; the table has the numbers"
     x_axis = axis([point.x for point in every] + ends + [1.0], ACROSS[across], backwards=across == "gflops_ratio")
     y_axis = axis([point.y for point in every] + [value for value, _ in levels], UP[up])
     return f"<figure>{chart(title, x_axis, y_axis, series, levels=levels)}</figure>"
+
+
+def _front(points: Sequence[Point], less: bool) -> list[Point]:
+    """Return the points that no other one beats in both, from the most expensive; `less` says that x is a cost."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda one: (one.x if less else -one.x, -one.y)):
+        if not best or point.y > best[-1].y:
+            best.append(Point(point.x, point.y))
+    return best[::-1]
 
 
 def layers(entries: Sequence[Entry]) -> str:
@@ -78,10 +90,10 @@ def layers(entries: Sequence[Entry]) -> str:
         for method in numbers:
             own = [one for one in known if one.method == method]
             if own:
-                behind = [Series(lines[id(one)], None, marked=False) for one in known if one.method != method]
+                behind = [Series(lines[id(one)], "faint", marked=False) for one in known if one.method != method]
                 front = [Series(lines[id(one)], numbers[method], marked=False) for one in own]
-                bare = [Series([Point(p.x, p.y) for p in one.points], None, marked=False) for one in behind]
-                unpruned = Series(whole, None, marked=False, dashed=True)
+                bare = [Series([Point(p.x, p.y) for p in one.points], "faint", marked=False) for one in behind]
+                unpruned = Series(whole, "faint", marked=False, dashed=True)
                 title = f"{method}: {words}, {len(own)} runs"
                 drawn = chart(title, x_axis, y_axis, [*bare, unpruned, *front], **SMALL)
                 small.append(f"<figure><figcaption>{escape(method)}</figcaption>{drawn}</figure>")
@@ -111,13 +123,13 @@ def curves(part: Sequence[LayerCurves], metrics: Sequence[str], words: Callable[
         x_axis = axis([point.x for point in every], "block", ticks=4, whole=True)
         y_axis = axis([point.y for point in every], "", ticks=4)
         series = [
-            Series(points, 0 if one.network == OWN else None, marked=False, dashed=one.network.startswith("shuffled"))
+            Series(points, 0 if one.network == OWN else "faint", marked=False, dashed=one.network.startswith("shuffled"))
             for one, points in reversed(known)
         ]
         drawn = chart(f"{words(metric)}, block by block", x_axis, y_axis, series, **SMALL)
         small.append(f"<figure><figcaption>{escape(words(metric))}</figcaption>{drawn}</figure>")
-    names = [(swatch(0, marked=False), "this network"), (swatch(None, marked=False), "weights initialised anew"),
-             (swatch(None, marked=False, dashed=True), "weights shuffled")]  # fmt: skip
+    names = [(swatch(0, marked=False), "this network"), (swatch("faint", marked=False), "weights initialised anew"),
+             (swatch("faint", marked=False, dashed=True), "weights shuffled")]  # fmt: skip
     return f'<div class="charts small">{"".join(small)}</div>{_legend(names)}' if small else ""
 
 

@@ -27,14 +27,13 @@ def document(
         title: of the page.
         words: what a metric of an analysis is called.
     """
-    groups: dict[str, list[Entry]] = {}
+    groups: dict[tuple[bool, str], list[Entry]] = {}
     for one in entries:
-        kind = "analysis of " if one.record.analysis else ""
-        groups.setdefault(f"{kind}{one.record.model} on {one.record.dataset}", []).append(one)
+        analysed, name = one.record.analysis is not None, f"{one.record.model} on {one.record.dataset}"
+        groups.setdefault((analysed, f"Analysis of {name}" if analysed else name), []).append(one)
     sections = [("Not read", _problems(problems))] if problems else []
-    for name, found in groups.items():
-        sections.append((name[0].upper() + name[1:] if name.startswith("analysis") else name,
-                         _analyses(found, words) if found[0].record.analysis else _measured(name, found)))  # fmt: skip
+    for (analysed, name), found in sorted(groups.items(), key=lambda item: item[0]):
+        sections.append((name, _analyses(found, words) if analysed else _measured(name, found)))
     if entries:
         sections.append(("Where this comes from", tables.provenance(entries)))
     contents = "".join(f'<li><a href="#{_anchor(name)}">{escape(name)}</a></li>' for name, _ in sections)

@@ -32,7 +32,11 @@ caption {{ text-align: left; padding: .25rem 0; }}
 th, td {{ padding: .3rem .65rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }}
 th:first-child {{ text-align: left; }}
 thead th {{ background: var(--head); vertical-align: bottom; }}
-tbody th {{ font-weight: normal; max-width: 32rem; }}
+th, td {{ white-space: nowrap; }}
+thead th, .facts td {{ white-space: normal; }}
+.facts td {{ text-align: left; min-width: 7rem; }}
+.facts thead th {{ text-align: left; }}
+tbody th {{ font-weight: normal; }}
 tbody tr:hover > * {{ background: var(--head); }}
 .charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(28rem, 100%), 1fr)); gap: 1rem; }}
 .charts.small {{ grid-template-columns: repeat(auto-fill, minmax(min(14.5rem, 100%), 1fr)); gap: .75rem; }}
@@ -51,13 +55,14 @@ figcaption {{ font-size: .9rem; overflow-wrap: anywhere; }}
 .touch {{ fill: transparent; stroke: none; }}
 .faint {{ --c: var(--faint); }}
 .faint .line {{ stroke-width: 1; }}
+.front .line {{ stroke: var(--soft); stroke-width: 5; opacity: .22; }}
 .faint.dashed .line {{ stroke: var(--soft); stroke-width: 1.3; }}
 .s0 {{ --c: var(--c0); }} .s1 {{ --c: var(--c1); }} .s2 {{ --c: var(--c2); }} .s3 {{ --c: var(--c3); }}
 .s4 {{ --c: var(--c4); }} .s5 {{ --c: var(--c5); }} .s6 {{ --c: var(--c6); }} .s7 {{ --c: var(--c7); }}
 details {{ margin: .5rem 0; }}
 summary {{ cursor: pointer; }}
 pre {{ overflow: auto; max-height: 24rem; background: var(--head); padding: .75rem; font-size: .8rem; }}
-code, td, .note {{ overflow-wrap: anywhere; }}
+code, li {{ overflow-wrap: anywhere; }}
 @media print {{ body {{ max-width: none; }} nav, .skip {{ display: none; }} section, figure, tr {{ break-inside: avoid-page; }}
   .wide {{ overflow: visible; }} a {{ color: inherit; }} }}
 </style>

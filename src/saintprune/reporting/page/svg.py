@@ -57,14 +57,14 @@ class Series:
 
     Attributes:
         points: in the order in which a line connects them.
-        style: number of its colour and marker; None is faint, in the background.
+        style: number of its colour and marker, or a class of the style sheet, such as "faint" for the background.
         line: whether a line connects the points.
         marked: whether points have markers.
         dashed: whether the line is.
     """
 
     points: Sequence[Point]
-    style: int | None
+    style: int | str
     line: bool = True
     marked: bool = True
     dashed: bool = False
@@ -133,7 +133,7 @@ def chart(
     return "\n".join([*parts, "</svg>"])
 
 
-def swatch(style: int | None, *, dashed: bool = False, marked: bool = True) -> str:
+def swatch(style: int | str, *, dashed: bool = False, marked: bool = True) -> str:
     """Return the sign of a series for a legend."""
     one = Series((Point(0, 0),), style, marked=marked, dashed=dashed)
     line = "" if marked else '<path class="line" d="M-9 0H9"/>'
@@ -166,7 +166,7 @@ def _grid(x: Axis, y: Axis, right: float, bottom: float) -> list[str]:
 
 
 def _class(one: Series) -> str:
-    kind = "faint" if one.style is None else f"s{one.style % STYLES}"
+    kind = f"s{one.style % STYLES}" if isinstance(one.style, int) else one.style
     return f"{kind} dashed" if one.dashed else kind
 
 
@@ -178,7 +178,7 @@ def _line(one: Series, places: Sequence[tuple[float, float]]) -> str:
 
 def _marks(one: Series, places: Sequence[tuple[float, float]]) -> str:
     """Return the markers, each with its words; of a series without markers, those of its line."""
-    number = 0 if one.style is None else one.style + one.style // STYLES
+    number = one.style + one.style // STYLES if isinstance(one.style, int) else 0
     shape = MARKERS[number % len(MARKERS)] if one.marked else "M-7 -7h14v14h-14Z"
     kind = "mark" if one.marked else "touch"
     found = []

@@ -14,17 +14,18 @@ from saintprune.reporting.cells import accuracy_change, mean_tokens, percent, ra
 from saintprune.reporting.comparison_table import comparison_table
 from saintprune.reporting.page.collect import Entry
 
-OUT = "out of reach"
-
 
 def runs(entries: Sequence[Entry], caption: str) -> str:
-    """Return a row per run, the unpruned network first, then by agreement; what cannot be reached comes last."""
+    """Return a row per run, the unpruned network first, then by agreement; below it, what is out of reach and why."""
     asked = any("ttft_seconds" in one.record.baseline for one in entries)
     head = ["run", "accuracy", "change (95 %)", "same answers", "FLOPs", "speed-up (95 %)", "tokens per layer, mean",
             "selecting"]  # fmt: skip
     head[6:6] = ["first token (95 %)", "further tokens (95 %)", "KV cache"] if asked else []
-    ordered = sorted(entries, key=lambda one: (one.row.reason is not None, -(one.record.agreement or 0.0)))
-    return table(head, [_unpruned(ordered[0], len(head)), *(_run(one, asked, len(head)) for one in ordered)], caption)
+    measured = sorted((one for one in entries if one.row.reason is None), key=lambda one: -(one.record.agreement or 0.0))
+    rows = [_unpruned(measured[0], len(head)), *(_run(one, asked) for one in measured)] if measured else []
+    missed = [f"<li>{escape(one.name)}: {escape(one.row.reason)}</li>" for one in entries if one.row.reason]
+    below = f"<h3>Out of reach</h3><ul>{''.join(missed)}</ul>" if missed else ""
+    return (table(head, rows, caption) if rows else "") + below
 
 
 def _unpruned(one: Entry, columns: int) -> list[str]:
@@ -34,10 +35,8 @@ def _unpruned(one: Entry, columns: int) -> list[str]:
     return [*cells, mean_tokens(known.get("visual_tokens_per_layer") or known.get("tokens_per_layer")), ""]
 
 
-def _run(one: Entry, asked: bool, columns: int) -> list[str]:
+def _run(one: Entry, asked: bool) -> list[str]:
     record, delta = one.record, one.record.delta
-    if one.row.reason is not None:
-        return [_named(one), OUT, *[""] * (columns - 2)]
     extra = [speedup(delta, "ttft_speedup"), speedup(delta, "decode_speedup"), ratio(delta, "kv_cache_ratio")]
     tokens = record.pruned.get("visual_tokens_per_layer") or record.pruned.get("tokens_per_layer")
     return [
@@ -48,11 +47,11 @@ def _run(one: Entry, asked: bool, columns: int) -> list[str]:
 
 
 def _named(one: Entry) -> str:
-    """Return a run's name as HTML, with why it is out of reach, and from how many layers it was predicted."""
-    notes = [one.row.reason] if one.row.reason else []
-    if one.record.extrapolated:
-        notes.append(f"extrapolated from {one.record.extrapolated.get('sampled_layers')} layers")
-    return escape(one.name) + "".join(f'<br><span class="note">{escape(note)}</span>' for note in notes)
+    """Return a run's name as HTML, and from how many layers it was predicted."""
+    if not one.record.extrapolated:
+        return escape(one.name)
+    layers = one.record.extrapolated.get("sampled_layers")
+    return f'{escape(one.name)}<br><span class="note">extrapolated from {escape(str(layers))} layers</span>'
 
 
 def budgets(entries: Sequence[Entry]) -> str:
@@ -78,8 +77,8 @@ def provenance(entries: Sequence[Entry]) -> str:
     differing = [name for name in dict.fromkeys(key for fact in facts for key in fact) if name not in shared]
     rows = [[escape(one.path), *(escape(fact.get(name, "")) for name in differing)]
             for one, fact in zip(entries, facts, strict=True)]  # fmt: skip
-    parts = [table(("", ""), ([escape(name), escape(value)] for name, value in shared.items()), "What all runs share")]
-    parts.append(table(("record", *map(escape, differing)), rows, "What each run was"))
+    parts = [table(("", ""), ([escape(name), escape(value)] for name, value in shared.items()), "What all runs share", "facts")]
+    parts.append(table(("record", *map(escape, differing)), rows, "What each run was", "facts"))
     parts += [_config(one) for one in entries]
     return "\n".join(parts)
 
@@ -88,10 +87,10 @@ def _facts(one: Entry) -> dict[str, str]:
     record, versions = one.record, dict(one.record.versions)
     hardware = record.hardware
     return {
-        "made": record.created,
+        "made": record.created.partition("+")[0].replace("T", " "),
         "task": record.task,
         "samples": str(record.num_samples),
-        "commit": record.commit or "unknown",
+        "commit": (record.commit or "unknown")[:12] + ("+changes" if (record.commit or "").endswith("+changes") else ""),
         "device": text(hardware.get("device", "unknown")),
         "precision": text(hardware.get("precision", "unknown")),
         "batch size": text(hardware.get("batch_size", "unknown")),
