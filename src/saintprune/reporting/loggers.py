@@ -34,7 +34,7 @@ def wandb_logger(
     Raises:
         SaintpruneError: wandb is not installed.
     """
-    offline = "WANDB_MODE" not in os.environ and not (os.environ.get("WANDB_API_KEY") or _key_in_netrc())
+    offline = "WANDB_MODE" not in os.environ and not key_present()
     Path(save_dir).mkdir(parents=True, exist_ok=True)
     try:
         return WandbLogger(
@@ -127,6 +127,15 @@ def flat_figures(record: dict[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
+def key_present() -> bool:
+    """Return whether WANDB_API_KEY is set, or ~/.netrc holds a login of W&B or of the server in WANDB_BASE_URL."""
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    try:
+        return bool(os.environ.get("WANDB_API_KEY") or (host and netrc().authenticators(host)))
+    except (OSError, SyntaxError):
+        return False
+
+
 def _failure(action: Callable[[], None]) -> str | None:
     """Do what a logger does and end its W&B run; return why it failed, if it did."""
     try:
@@ -147,12 +156,3 @@ def _hand_over(logger: Logger, logged: Logged) -> None:
     elif isinstance(logger, TensorBoardLogger):
         tensorboard_run.log(logger.experiment, logged)
     logger.finalize("success")
-
-
-def _key_in_netrc() -> bool:
-    """Return whether ~/.netrc holds a login of W&B, or of the server that WANDB_BASE_URL names."""
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    try:
-        return host is not None and netrc().authenticators(host) is not None
-    except (OSError, SyntaxError):
-        return False

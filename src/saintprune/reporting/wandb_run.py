@@ -16,7 +16,7 @@ from typing import Any
 from saintprune.reporting.logged import OWN, LayerCurves, Logged, token_curves
 from saintprune.reporting.results import Row, row
 
-CELL = ("model", "dataset", "method", "target", "seed", "status", "commit")  # by which dashboards group and filter
+CELL = {"model": "model_name", "dataset": "dataset_name", "method": "method", "target": "target", "status": "status"}
 LAYER = "layer"
 
 
@@ -28,8 +28,8 @@ def log(run: Any, logged: Logged) -> None:
         logged: what to log.
     """
     cell, record = asdict(row(logged.record, logged.path.name)), logged.record
-    run.name, run.config["task"] = f"{record.model} {record.dataset} {record.pruning}", record.task
-    run.config.update({"cell": {name: cell[name] for name in CELL}})
+    run.name = f"{record.model} {record.dataset} {record.pruning}"
+    run.config.update({key: cell[name] for name, key in CELL.items()})  # dashboards group and filter by them
     content = json.loads(logged.path.read_text(encoding="utf-8"))
     run.summary.update({"record": {name: value for name, value in content.items() if name != "config"}})
     _attach(run, logged.path, "record", cell)

@@ -123,7 +123,9 @@ def curves(part: Sequence[LayerCurves], metrics: Sequence[str], words: Callable[
         x_axis = axis([point.x for point in every], "block", ticks=4, whole=True)
         y_axis = axis([point.y for point in every], "", ticks=4)
         series = [
-            Series(points, 0 if one.network == OWN else "faint", marked=False, dashed=one.network.startswith("shuffled"))
+            Series(
+                points, 0 if one.network == OWN else "faint", marked=False, dashed=one.network.startswith("shuffled")
+            )
             for one, points in reversed(known)
         ]
         drawn = chart(f"{words(metric)}, block by block", x_axis, y_axis, series, **SMALL)

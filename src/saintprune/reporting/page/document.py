@@ -82,7 +82,10 @@ def _sensitivity(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = {(row["method"], int(row["layer"])): row.get("agreement") for row in rows}
     share = 100 * rows[0].get("share", 0)
     body = [
-        [escape(method), *("" if (value := cells.get((method, layer))) is None else f"{100 * value:.0f}" for layer in layers)]  # noqa: E501
+        [
+            escape(method),
+            *("" if (value := cells.get((method, layer))) is None else f"{100 * value:.0f}" for layer in layers),
+        ]
         for method in dict.fromkeys(row["method"] for row in rows)
     ]
     caption = f"Same answers, %, with {share:.0f} % of the patches dropped at one block"
@@ -90,7 +93,9 @@ def _sensitivity(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _problems(problems: Sequence[Problem]) -> str:
-    return "<ul>" + "".join(f"<li><code>{escape(one.path)}</code> {escape(one.reason)}</li>" for one in problems) + "</ul>"  # noqa: E501
+    return (
+        "<ul>" + "".join(f"<li><code>{escape(one.path)}</code> {escape(one.reason)}</li>" for one in problems) + "</ul>"
+    )
 
 
 def _anchor(name: str) -> str:

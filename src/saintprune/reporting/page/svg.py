@@ -185,7 +185,9 @@ def _marks(one: Series, places: Sequence[tuple[float, float]]) -> str:
     for point, (across, up) in zip(one.points, places, strict=True):
         words = f"<title>{escape(point.says)}</title>" if point.says else ""
         if one.marked or words:
-            found.append(f'<path class="{kind}" transform="translate({across:.1f} {up:.1f})" d="{shape}">{words}</path>')
+            found.append(
+                f'<path class="{kind}" transform="translate({across:.1f} {up:.1f})" d="{shape}">{words}</path>'
+            )
     return "".join(found)
 
 

@@ -21,7 +21,9 @@ def runs(entries: Sequence[Entry], caption: str) -> str:
     head = ["run", "accuracy", "change (95 %)", "same answers", "FLOPs", "speed-up (95 %)", "tokens per layer, mean",
             "selecting"]  # fmt: skip
     head[6:6] = ["first token (95 %)", "further tokens (95 %)", "KV cache"] if asked else []
-    measured = sorted((one for one in entries if one.row.reason is None), key=lambda one: -(one.record.agreement or 0.0))
+    measured = sorted(
+        (one for one in entries if one.row.reason is None), key=lambda one: -(one.record.agreement or 0.0)
+    )
     rows = [_unpruned(measured[0], len(head)), *(_run(one, asked) for one in measured)] if measured else []
     missed = [f"<li>{escape(one.name)}: {escape(one.row.reason)}</li>" for one in entries if one.row.reason]
     below = f"<h3>Out of reach</h3><ul>{''.join(missed)}</ul>" if missed else ""
@@ -77,27 +79,31 @@ def provenance(entries: Sequence[Entry]) -> str:
     differing = [name for name in dict.fromkeys(key for fact in facts for key in fact) if name not in shared]
     rows = [[escape(one.path), *(escape(fact.get(name, "")) for name in differing)]
             for one, fact in zip(entries, facts, strict=True)]  # fmt: skip
-    parts = [table(("", ""), ([escape(name), escape(value)] for name, value in shared.items()), "What all runs share", "facts")]
+    parts = [
+        table(
+            ("", ""), ([escape(name), escape(value)] for name, value in shared.items()), "What all runs share", "facts"
+        )
+    ]
     parts.append(table(("record", *map(escape, differing)), rows, "What each run was", "facts"))
     parts += [_config(one) for one in entries]
     return "\n".join(parts)
 
 
 def _facts(one: Entry) -> dict[str, str]:
-    record, versions = one.record, dict(one.record.versions)
-    hardware = record.hardware
+    record, hardware = one.record, one.record.hardware
     return {
         "made": record.created.partition("+")[0].replace("T", " "),
         "task": record.task,
         "samples": str(record.num_samples),
-        "commit": (record.commit or "unknown")[:12] + ("+changes" if (record.commit or "").endswith("+changes") else ""),
+        "commit": (record.commit or "unknown")[:12]
+        + ("+changes" if (record.commit or "").endswith("+changes") else ""),
         "device": text(hardware.get("device", "unknown")),
         "precision": text(hardware.get("precision", "unknown")),
         "batch size": text(hardware.get("batch_size", "unknown")),
         "seed": str(record.seed),
         "weights": text((record.sources.get("model") or {}).get("weights", "unknown")),
         "licence of the data": text(record.sources.get("dataset_licence", "unknown")),
-        "packages": text(versions),
+        **{package: text(version) for package, version in record.versions.items()},
     }
 
 
