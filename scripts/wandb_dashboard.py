@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from saintprune.errors import SaintpruneError
@@ -36,9 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not (chosen.dry_run or key_present()):
             raise SaintpruneError("no W&B key: set WANDB_API_KEY or run `wandb login`, or look with --dry-run")
+        entity = chosen.entity if chosen.entity or chosen.dry_run else default_entity()
         made = {
-            "dashboard": dashboard(chosen.entity, chosen.project, chosen.group),
-            "report": report(chosen.entity, chosen.project, chosen.group),
+            "dashboard": dashboard(entity, chosen.project, chosen.group),
+            "report": report(entity, chosen.project, chosen.group),
         }
         if chosen.dry_run:
             print(json.dumps({name: specification(one) for name, one in made.items()}, indent=2))
@@ -146,12 +148,27 @@ def saved(made: Any) -> str:
     Raises:
         SaintpruneError: the server refused, or cannot be reached.
     """
+    return reached(lambda: str(made.save().url))
+
+
+def default_entity() -> str:
+    """Return the user or team that the key belongs to.
+
+    Raises:
+        SaintpruneError: the server refused, or cannot be reached.
+    """
+    import wandb
+
+    return reached(lambda: wandb.Api().default_entity)
+
+
+def reached(action: Callable[[], Any]) -> Any:
+    """Do what needs the server."""
     try:
-        made.save()
-        return str(made.url)
+        return action()
     except Exception as error:  # wandb has one for each layer below it
         reason = next(iter(str(error).splitlines()), "")
-        raise SaintpruneError(f"W&B did not take it: {type(error).__name__}: {reason}") from error
+        raise SaintpruneError(f"W&B did not answer as it should: {type(error).__name__}: {reason}") from error
 
 
 def libraries() -> tuple[Any, Any, Any]:

@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
+from importlib.resources import files
+from string import Template
 from typing import Any
 
 from saintprune.markup import table
 from saintprune.reporting.page import charts, tables
 from saintprune.reporting.page.collect import Entry, Problem
-from saintprune.reporting.page.style import PAGE
 
 Words = Callable[[str], str]
 
@@ -43,7 +44,8 @@ def document(
     )
     made = datetime.now(UTC).isoformat(timespec="minutes")
     count = f"{len(entries)} record{'s' * (len(entries) != 1)}, {len(problems)} not read. Made {made}."
-    return PAGE.format(title=escape(title), count=count, contents=contents, body=body)
+    frame = Template(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    return frame.substitute(title=escape(title), count=count, contents=contents, body=body)
 
 
 def _measured(name: str, entries: Sequence[Entry]) -> str:
