@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -61,7 +62,7 @@ def dashboard(entity: str, project: str, group: str | None) -> Any:
     """
     ws, _, expr = libraries()
     settings = ws.RunsetSettings(
-        filters=[expr.Metric("Group") == group] if group else [],
+        filters=expr.And(expr.Metric("Group") == group) if group else "",
         pinned_columns=[f"config:{METHOD}", f"config:{TARGET}", *(f"summary:{name}" for name in (*UP, *ACROSS))],
     )
     return ws.Workspace(
@@ -80,9 +81,11 @@ def report(entity: str, project: str, group: str | None) -> Any:
         SaintpruneError: wandb-workspaces is not installed.
     """
     _, wr, expr = libraries()
-    filters = [expr.Metric("Group") == group] if group else []
-    runs = wr.Runset(entity=entity, project=project, name="runs", filters=filters,
-                     groupby=[f"config.{METHOD}", f"config.{TARGET}"])  # fmt: skip
+    runs = wr.Runset(  # of the report's own project; naming it would ask the server for its number
+        name="runs",
+        filters=expr.And(expr.Metric("Group") == group) if group else "",
+        groupby=[f"config.{METHOD}", f"config.{TARGET}"],
+    )
     blocks: list[Any] = [
         wr.TableOfContents(),
         wr.P("Unpruned and pruned networks side by side. Each run holds its record as an artifact; no figure stands"
@@ -178,9 +181,11 @@ def libraries() -> tuple[Any, Any, Any]:
         SaintpruneError: wandb-workspaces is not installed.
     """
     try:
-        import wandb_workspaces.reports.v2 as wr
-        import wandb_workspaces.workspaces as ws
-        from wandb_workspaces import expr
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of pydantic, about what is not ours
+            import wandb_workspaces.reports.v2 as wr
+            import wandb_workspaces.workspaces as ws
+            from wandb_workspaces import expr
     except ModuleNotFoundError as error:
         raise SaintpruneError("dashboards need wandb-workspaces: pip install 'saintprune[dashboards]'") from error
     return ws, wr, expr

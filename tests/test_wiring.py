@@ -156,7 +156,7 @@ def test_jobs_of_a_sweep_are_wandb_runs_of_their_own(run, tmp_path, monkeypatch)
     runs = [read_run(tmp_path / name) for name in ("out", "out2")]
     assert len({found["run"][-1]["run_id"] for found in runs}) == 2
     assert {found["run"][-1]["run_group"] for found in runs} == {group_of(tmp_path)}
-    assert all(any("pictures/survivors_vision" in row for row in history(found)) for found in runs)
+    assert all(any("pictures/survivors_vision._type" in row for row in history(found)) for found in runs)
 
 
 def test_a_logger_that_fails_leaves_the_record(run, tmp_path, monkeypatch):

@@ -66,8 +66,10 @@ def test_a_wandb_run_read_back_holds_record_curves_and_pictures(logged, tmp_path
     assert curve[:2] == [0.5, 1.0] and any("curves/vision/edges@0_5 (shuffled 0)" in row for row in rows)
     steps = {one["name"]: one.get("step_metric") for one in run["metric"] if "name" in one}
     assert steps["curves/vision/edges@0_5"] == "curves/vision/layer"
-    kinds = {key: value["_type"] for row in rows for key, value in row.items() if isinstance(value, dict)}
-    assert kinds["pictures/survivors_vision"] == "image-file" and kinds["tokens/table"] == "table-file"
+    last = {key: value for row in rows for key, value in row.items()}
+    assert last["pictures/survivors_vision._type"] == "image-file" and last["tokens/table._type"] == "table-file"
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert (folder / "files" / last["pictures/survivors_vision.path"]).is_file()
 
 
 def test_two_records_in_one_process_are_two_runs_and_their_comparison_a_third(tmp_path, monkeypatch):
@@ -84,9 +86,9 @@ def test_two_records_in_one_process_are_two_runs_and_their_comparison_a_third(tm
     started = [run["run"][-1] for run in runs]
     assert len({one["run_id"] for one in started}) == 3
     assert [one["run_group"] for one in started] == ["today/sweep"] * 3
-    (table,) = [row["comparison"] for row in history(runs[2]) if "comparison" in row]
-    assert table["_type"] == "table-file" and table["nrows"] == 2
-    assert any("pictures/sweep" in row for row in history(runs[2])) and (sweep / "results.csv").is_file()
+    last = {key: value for row in history(runs[2]) for key, value in row.items()}
+    assert last["comparison._type"] == "table-file" and last["comparison.nrows"] == 2
+    assert last["pictures/sweep._type"] == "image-file" and (sweep / "results.csv").is_file()
 
 
 def test_a_logger_that_fails_says_so_and_the_next_run_starts_afresh(logged, tmp_path, monkeypatch):

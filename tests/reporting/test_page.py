@@ -42,8 +42,6 @@ def page(*paths):
 class Outline(HTMLParser):
     """Checks that tags close in order; collects ids, links and what would be fetched."""
 
-    VOID = {"meta", "br", "link", "img"}
-
     def __init__(self):
         super().__init__()
         self.open, self.ids, self.links, self.fetched, self.tags = [], [], [], [], []
@@ -54,7 +52,7 @@ class Outline(HTMLParser):
         self.ids += [found["id"]] if "id" in found else []
         self.links += [found["href"]] if "href" in found else []
         self.fetched += [found[name] for name in ("src", "srcset", "data") if name in found]
-        if tag not in self.VOID:
+        if tag not in ("meta", "br", "link", "img"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -184,7 +182,7 @@ def test_records_of_this_repository_can_be_reported():
     assert "saint_hybrid (drop75)" in document(entries, problems, "t")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def browser():
     """A Chromium: that of `playwright install chromium`, the one in $CHROMIUM, or one on the path."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: saintprune[browser]")

@@ -21,9 +21,8 @@ SMALL = {"width": 230, "height": 170}
 
 
 def styles(entries: Sequence[Entry]) -> dict[str, int]:
-    """Return method -> number of its colour and marker, the same in all charts of a group; measured ones alone."""
-    methods = sorted({one.method for one in entries if one.row.reason is None})
-    return {method: number for number, method in enumerate(methods)}
+    """Return method -> number of its colour and marker, the same in all charts of a group."""
+    return {method: number for number, method in enumerate(sorted({one.method for one in entries}))}
 
 
 def pareto(entries: Sequence[Entry]) -> str:

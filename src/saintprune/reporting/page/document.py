@@ -53,9 +53,10 @@ def _measured(name: str, entries: Sequence[Entry]) -> str:
     parts = [tables.runs(entries, f"Runs of {name}")]
     if matrix := tables.budgets(entries):
         parts.append(f"<details open><summary>Methods by budget</summary>{matrix}</details>")
-    if drawn := charts.pareto(entries):
+    measured = [one for one in entries if one.row.reason is None]
+    if drawn := charts.pareto(measured):
         parts.append(f"<h3>What pruning costs and saves</h3>{drawn}")
-    if drawn := charts.layers(entries):
+    if drawn := charts.layers(measured):
         parts.append(f"<h3>Layer by layer</h3>{drawn}")
     return "\n".join(parts)
 
