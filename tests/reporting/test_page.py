@@ -142,6 +142,14 @@ def test_sixty_records_have_sixty_rows_and_distinct_signs(tmp_path):
     assert len(set(signs)) == 20
 
 
+def test_comparisons_are_not_mixed(tmp_path):
+    for folder, accuracy in (("one", 0.8), ("two", 0.9)):
+        cell(tmp_path / folder, "saint", "flops:0.5", accuracy=accuracy)
+    html = page(tmp_path)
+    assert "80.0 %" in html and "90.0 %" in html and "85.0 %" not in html, "no mean of what is not the same"
+    assert html.count("saint@flops0.5.json</span>") == 2, "two runs of one name are told apart"
+
+
 def test_the_front_holds_what_nothing_beats(tmp_path):
     for name, speed, accuracy in (("slow", 1.2, 0.9), ("beaten", 1.5, 0.7), ("fast", 2.0, 0.8)):
         cell(tmp_path, name, "speedup:2.0", speed, accuracy)

@@ -48,6 +48,12 @@ class Entry:
         seed = f", seed {self.row.seed}" if self.row.seed else ""
         return (f"{self.method} ({self.budget})" if self.budget else self.method) + seed
 
+    @property
+    def collection(self) -> str:
+        """Return the folder whose records were made to be compared: of a comparison, or of a sweep's runs."""
+        path = Path(self.path)
+        return str(path.parent.parent if path.name == RECORD else path.parent)
+
 
 @dataclass(frozen=True)
 class Problem:

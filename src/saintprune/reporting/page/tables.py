@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -13,6 +14,7 @@ from saintprune.markup import table, text
 from saintprune.reporting.cells import accuracy_change, mean_tokens, percent, ratio, speedup
 from saintprune.reporting.comparison_table import comparison_table
 from saintprune.reporting.page.collect import Entry
+from saintprune.reporting.results import Row
 
 
 def runs(entries: Sequence[Entry], caption: str) -> str:
@@ -24,7 +26,9 @@ def runs(entries: Sequence[Entry], caption: str) -> str:
     measured = sorted(
         (one for one in entries if one.row.reason is None), key=lambda one: -(one.record.agreement or 0.0)
     )
-    rows = [_unpruned(measured[0], len(head)), *(_run(one, asked) for one in measured)] if measured else []
+    names = Counter(one.name for one in entries)
+    rows = [_run(one, asked, several=names[one.name] > 1) for one in measured]
+    rows = [_unpruned(measured[0], len(head)), *rows] if measured else []
     missed = [f"<li>{escape(one.name)}: {escape(one.row.reason)}</li>" for one in entries if one.row.reason]
     below = f"<h3>Out of reach</h3><ul>{''.join(missed)}</ul>" if missed else ""
     return (table(head, rows, caption) if rows else "") + below
@@ -37,35 +41,40 @@ def _unpruned(one: Entry, columns: int) -> list[str]:
     return [*cells, mean_tokens(known.get("visual_tokens_per_layer") or known.get("tokens_per_layer")), ""]
 
 
-def _run(one: Entry, asked: bool) -> list[str]:
+def _run(one: Entry, asked: bool, several: bool) -> list[str]:
     record, delta = one.record, one.record.delta
     extra = [speedup(delta, "ttft_speedup"), speedup(delta, "decode_speedup"), ratio(delta, "kv_cache_ratio")]
     tokens = record.pruned.get("visual_tokens_per_layer") or record.pruned.get("tokens_per_layer")
     return [
-        _named(one), percent(record.pruned.get("accuracy")), accuracy_change(delta), percent(record.agreement),
+        _named(one, several), percent(record.pruned.get("accuracy")), accuracy_change(delta), percent(record.agreement),
         ratio(delta), speedup(delta), *(extra if asked else []), mean_tokens(tokens),
         percent(record.selector_overhead, 2),
     ]  # fmt: skip
 
 
-def _named(one: Entry) -> str:
-    """Return a run's name as HTML, and from how many layers it was predicted."""
-    if not one.record.extrapolated:
-        return escape(one.name)
-    layers = one.record.extrapolated.get("sampled_layers")
-    return f'{escape(one.name)}<br><span class="note">extrapolated from {escape(str(layers))} layers</span>'
+def _named(one: Entry, several: bool) -> str:
+    """Return a run's name as HTML; with its file where others share the name, and with what was extrapolated."""
+    notes = [one.path] if several else []
+    if one.record.extrapolated:
+        notes.append(f"extrapolated from {one.record.extrapolated.get('sampled_layers')} layers")
+    return escape(one.name) + "".join(f'<br><span class="note">{escape(note)}</span>' for note in notes)
 
 
 def budgets(entries: Sequence[Entry]) -> str:
-    """Return methods by targets, as the comparison writes it; empty where nothing was calibrated to a target."""
-    rows = [one.row for one in entries if one.row.target]
-    if not rows:
-        return ""
+    """Return methods by targets, a table per comparison; empty where nothing was calibrated to a target."""
+    found: dict[str, list[Row]] = {}
+    for one in entries:
+        if one.row.target:
+            found.setdefault(one.collection, []).append(one.row)
+    return "\n".join(_budgets(rows, f"{name}: the best of a column is bold") for name, rows in found.items())
+
+
+def _budgets(rows: Sequence[Row], caption: str) -> str:
+    """Return the table that `comparison_table` writes as Markdown, as HTML."""
     lines, _, notes = comparison_table(rows).partition("\n\n")
     head, _, *body = [[_bold(cell) for cell in line.strip("| ").split(" | ")] for line in lines.splitlines()]
     body = [[*cells, *[""] * (len(head) - len(cells))] for cells in body]
-    said = "".join(f"<p>{escape(note)}</p>" for note in notes.split("\n\n") if note)
-    return table(head, body, "Methods by budget; the best of a column is bold") + said
+    return table(head, body, caption) + "".join(f"<p>{escape(note)}</p>" for note in notes.split("\n\n") if note)
 
 
 def _bold(cell: str) -> str:
