@@ -22,8 +22,9 @@ def open_logger(cfg: Any, output_dir: Path, sweep: Path | None) -> Any:
     Raises:
         SaintpruneError: it is not installed, or does not take what the config says.
     """
-    grouped = sweep is not None and cfg.logger.get("group", "") is None  # null, and not another or no such key
-    return make(cfg, "logger", save_dir=str(output_dir), **({"group": group_of(sweep)} if grouped else {}))
+    if sweep is None or cfg.logger.get("group", "") is not None:  # no sweep, another group, or no such key
+        return make(cfg, "logger", save_dir=str(output_dir))
+    return make(cfg, "logger", save_dir=str(output_dir), group=group_of(sweep))
 
 
 def log(logger: Any, record: RunRecord, path: Path, parts: Parts, settings: AnalysisSettings) -> None:
@@ -41,7 +42,9 @@ def log(logger: Any, record: RunRecord, path: Path, parts: Parts, settings: Anal
 def draw_survivors(parts: Parts, settings: AnalysisSettings, folder: Path) -> None:
     """Draw which patches the plan leaves of the first images, one picture per site; none where there are no images."""
     shown = wiring_analysis.pictures_of(parts, settings)
-    for site, left in {} if shown is None else shown.left.items():
+    if shown is None:
+        return
+    for site, left in shown.left.items():
         title = f"Patches that pruning={shown.plan_name} leaves, {site}"
         path = folder / f"survivors_{site}.png"
         survivors_figure(shown.images, left, shown.grid, path, mean=shown.mean, std=shown.std, title=title)
