@@ -67,7 +67,7 @@ def test_a_wandb_run_read_back_holds_record_curves_and_pictures(logged, tmp_path
     steps = {one["name"]: one.get("step_metric") for one in run["metric"] if "name" in one}
     assert steps["curves/vision/edges@0_5"] == "curves/vision/layer"
     last = {key: value for row in rows for key, value in row.items()}
-    assert last["pictures/survivors_vision._type"] == "image-file" and last["tokens/table._type"] == "table-file"
+    assert last["pictures/survivors_vision._type"] == "image-file" and last["tokens/tokens_table._type"] == "table-file"
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert (folder / "files" / last["pictures/survivors_vision.path"]).is_file()
 

@@ -34,7 +34,7 @@ def log(run: Any, logged: Logged) -> None:
     run.summary.update({"record": {name: value for name, value in content.items() if name != "config"}})
     _attach(run, logged.path, "record", cell)
     for kind, arms in token_curves(record).items():
-        _log_layers(run, "tokens", {f"{kind}_{arm}": values for arm, values in arms.items()})
+        _log_layers(run, "tokens", f"{kind}_table", {f"{kind}_{arm}": values for arm, values in arms.items()})
     for curves in logged.curves:
         _log_curves(run, curves)
     _log_pictures(run, logged.pictures)
@@ -51,8 +51,8 @@ def log_comparison(run: Any, rows: Sequence[Row], table: Path, pictures: Mapping
     """
     import wandb
 
-    names = [field.name for field in fields(Row)]
-    data = [[getattr(one, name) for name in names] for one in rows]
+    names: list[Any] = [field.name for field in fields(Row)]
+    data: list[Any] = [[getattr(one, name) for name in names] for one in rows]
     run.name = "comparison"
     run.log({"comparison": wandb.Table(columns=names, data=data, allow_mixed_types=True)})
     _attach(run, table, "comparison", {"runs": len(rows)})
@@ -81,10 +81,10 @@ def _log_curves(run: Any, curves: LayerCurves) -> None:
     """Log the curves of one network of an analysis; those of random weights carry the network in their name."""
     suffix = "" if curves.network == OWN else f" ({curves.network})"
     values = {f"{name}{suffix}": values for name, values in curves.values.items()}
-    _log_layers(run, f"curves/{curves.part.replace('/', '-')}", values)
+    _log_layers(run, f"curves/{curves.part.replace('/', '-')}", f"table{suffix}", values)
 
 
-def _log_layers(run: Any, section: str, series: Mapping[str, Sequence[float]]) -> None:
+def _log_layers(run: Any, section: str, table: str, series: Mapping[str, Sequence[float]]) -> None:
     """Log series over layers twice: as points whose horizontal axis is the layer, and as one table."""
     import wandb
 
@@ -97,9 +97,8 @@ def _log_layers(run: Any, section: str, series: Mapping[str, Sequence[float]]) -
     for layer, values in enumerate(rows):
         known = {name: value for name, value in zip(named, values, strict=True) if value == value}
         run.log({axis: layer, **known})
-    data = [[layer, *(value if value == value else None for value in values)] for layer, values in enumerate(rows)]
-    label = next(iter(series)).rpartition("(")[2].rstrip(")") if "(" in next(iter(series)) else ""
-    run.log({f"{section}/table {label}".rstrip(): wandb.Table(columns=[LAYER, *series], data=data)})
+    data: list[Any] = [[layer, *(None if value != value else value for value in row)] for layer, row in enumerate(rows)]
+    run.log({f"{section}/{table}": wandb.Table(columns=[LAYER, *series], data=data)})
 
 
 def _log_pictures(run: Any, pictures: Mapping[str, Path]) -> None:

@@ -17,7 +17,7 @@ KINDS = {
     "image_tokens": "image tokens that leave each decoder layer",
     "tower_tokens": "tokens that leave each block of the tower",
 }
-SMALL = {"width": 230, "height": 170}
+SMALL = (230, 170)  # width and height
 
 
 def styles(entries: Sequence[Entry]) -> dict[str, int]:
@@ -48,8 +48,8 @@ def _pareto(entries: Sequence[Entry], numbers: dict[str, int], up: str, across: 
             points.setdefault(one.method, []).append(Point(x, 100 * y, says, *interval))
     if not points:
         return ""
-    whole = {one.row.unpruned_accuracy for one in entries if up == "accuracy"} - {None}
-    levels = [(100 * value, "unpruned") for value in sorted(whole)[:1] if value is not None]
+    whole = [one.row.unpruned_accuracy for one in entries if up == "accuracy"]
+    levels = [(100 * value, "unpruned") for value in sorted({value for value in whole if value is not None})[:1]]
     every = [point for found in points.values() for point in found]
     ends = [end for point in every for end in (point.low, point.high) if end is not None]
     series = [
@@ -94,7 +94,7 @@ def layers(entries: Sequence[Entry]) -> str:
                 bare = [Series([Point(p.x, p.y) for p in one.points], "faint", marked=False) for one in behind]
                 unpruned = Series(whole, "faint", marked=False, dashed=True)
                 title = f"{method}: {words}, {len(own)} runs"
-                drawn = chart(title, x_axis, y_axis, [*bare, unpruned, *front], **SMALL)
+                drawn = chart(title, x_axis, y_axis, [*bare, unpruned, *front], size=SMALL)
                 small.append(f"<figure><figcaption>{escape(method)}</figcaption>{drawn}</figure>")
         parts.append(f'<div class="charts small">{"".join(small)}</div>')
     return "\n".join(parts)
@@ -127,7 +127,7 @@ def curves(part: Sequence[LayerCurves], metrics: Sequence[str], words: Callable[
             )
             for one, points in reversed(known)
         ]
-        drawn = chart(f"{words(metric)}, block by block", x_axis, y_axis, series, **SMALL)
+        drawn = chart(f"{words(metric)}, block by block", x_axis, y_axis, series, size=SMALL)
         small.append(f"<figure><figcaption>{escape(words(metric))}</figcaption>{drawn}</figure>")
     names = [(swatch(0, marked=False), "this network"), (swatch("faint", marked=False), "weights initialised anew"),
              (swatch("faint", marked=False, dashed=True), "weights shuffled")]  # fmt: skip

@@ -44,7 +44,7 @@ def document(
     )
     made = datetime.now(UTC).isoformat(timespec="minutes")
     count = f"{len(entries)} record{'s' * (len(entries) != 1)}, {len(problems)} not read. Made {made}."
-    frame = Template(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    frame = Template(files("saintprune.reporting.page").joinpath("page.html").read_text(encoding="utf-8"))
     return frame.substitute(title=escape(title), count=count, contents=contents, body=body)
 
 

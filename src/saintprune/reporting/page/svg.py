@@ -87,14 +87,14 @@ def axis(values: Iterable[float], label: str, *, backwards: bool = False, ticks:
     first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
     last += first == last
     marks = tuple(round(number * step, 10) for number in range(first, last + 1))
-    ends = (low, high if high > low else low + 1) if whole else (marks[0], marks[-1])
+    ends: tuple[float, float] = (low, high if high > low else low + 1) if whole else (marks[0], marks[-1])
     marks = tuple(mark for mark in marks if ends[0] <= mark <= ends[1])
-    return Axis(*(reversed(ends) if backwards else ends), marks, label)
+    return Axis(*(ends[::-1] if backwards else ends), marks, label)
 
 
 def chart(
     title: str, x: Axis, y: Axis, series: Sequence[Series], *, levels: Sequence[tuple[float, str]] = (),
-    width: int = 460, height: int = 300,
+    size: tuple[int, int] = (460, 300),
 ) -> str:  # fmt: skip
     """Return a chart as `<svg>`.
 
@@ -104,9 +104,9 @@ def chart(
         y: vertical axis.
         series: drawn in this order.
         levels: values of y with a dashed line across, and its label.
-        width: in user units.
-        height: in user units.
+        size: width and height in user units.
     """
+    width, height = size
     right, bottom = width - RIGHT, height - BOTTOM
 
     def place(point: Point) -> tuple[float, float]:
