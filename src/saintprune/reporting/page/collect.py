@@ -16,6 +16,7 @@ from saintprune.reporting.results import Row, row
 
 RECORD = "metrics.json"  # of a run; comparisons name theirs PRUNING@TARGET.json
 HIDDEN = {"wandb", ".hydra", "csv", "curves", "tensorboard"}  # below them lie copies and parts of records
+UNFINISHED = "the run left no record: it failed, was killed, or is still at work"
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,16 @@ def collect(paths: Iterable[Path]) -> tuple[list[Entry], list[Problem]]:
     for given in paths:
         if not given.exists():
             raise SaintpruneError(f"there is no {given}: give the folder of a run, of a sweep or of records")
-        for path in [given] if given.is_file() else _candidates(given):
+        unfinished = [] if given.is_file() else _without_record(given)
+        for path in [given] if given.is_file() else [*_candidates(given), *unfinished]:
             if path.resolve() in seen:
                 continue
             seen.add(path.resolve())
-            found = _entry(path, named=given == path)
-            (entries if isinstance(found, Entry) else problems).append(found) if found else None  # type: ignore[arg-type]
-        if given.is_dir():
-            problems += [Problem(str(run), "the run left no record: it failed, was killed, or is still at work")
-                         for run in _without_record(given)]  # fmt: skip
+            found = Problem(str(path), UNFINISHED) if path in unfinished else _entry(path, named=given == path)
+            if isinstance(found, Entry):
+                entries.append(found)
+            elif found is not None:
+                problems.append(found)
     entries.sort(key=lambda one: (one.record.model, one.record.dataset, one.method, one.budget, one.row.seed or 0))
     return entries, problems
 

@@ -89,7 +89,7 @@ def axis(values: Iterable[float], label: str, *, backwards: bool = False, ticks:
     marks = tuple(round(number * step, 10) for number in range(first, last + 1))
     ends: tuple[float, float] = (low, high if high > low else low + 1) if whole else (marks[0], marks[-1])
     marks = tuple(mark for mark in marks if ends[0] <= mark <= ends[1])
-    return Axis(*(ends[::-1] if backwards else ends), marks, label)
+    return Axis(ends[backwards], ends[not backwards], marks, label)
 
 
 def chart(
