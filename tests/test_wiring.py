@@ -1,17 +1,19 @@
 """Whole runs on a small random network and noise, and every mistake that a user can make."""
 
 import json
-import os
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from lightning.pytorch.loggers import CSVLogger
 
 from saintprune import wiring
 from saintprune.config import config_dir, register
 from saintprune.errors import SaintpruneError
+from saintprune.reporting.loggers import group_of
 from saintprune.reporting.records import RunRecord
+from wandb_reader import history, keep_offline, read_run
 
 SMALL = [
     "model.net.architecture=vit_tiny_patch16_224",
@@ -36,14 +38,14 @@ def run(tmp_path, capsys):
 
     done = []
 
-    def do(*overrides, names=None):
+    def do(*overrides, names=None, sweep=None):
         register()
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             cfg = compose("config", [*SMALL, *overrides])
         done.append(cfg)
         folder = tmp_path / ("out" if len(done) == 1 else f"out{len(done)}")
-        record = wiring.run(cfg, folder, names or {"dataset": "synthetic", "pruning": "tested"})
+        record = wiring.run(cfg, folder, names or {"dataset": "synthetic", "pruning": "tested"}, sweep)
         return record, capsys.readouterr().out.replace("\n", "")
 
     return do
@@ -147,10 +149,21 @@ def test_a_missing_device_is_told_before_anything_loads(run):
         run("hardware=a100")
 
 
-def test_wandb_offline(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    run("task=benchmark", "logger=wandb")
-    (folder,) = (tmp_path / "out" / "wandb").glob("offline-run-*")
-    assert any(name.endswith(".wandb") for name in os.listdir(folder))
+def test_jobs_of_a_sweep_are_wandb_runs_of_their_own(run, tmp_path, monkeypatch):
+    keep_offline(monkeypatch, tmp_path)
+    for _ in range(2):
+        run("task=benchmark", "logger=wandb", "pruning=random", sweep=tmp_path)
+    runs = [read_run(tmp_path / name) for name in ("out", "out2")]
+    assert len({found["run"][-1]["run_id"] for found in runs}) == 2
+    assert {found["run"][-1]["run_group"] for found in runs} == {group_of(tmp_path)}
+    assert all(any("pictures/survivors_vision._type" in row for row in history(found)) for found in runs)
+
+
+def test_a_logger_that_fails_leaves_the_record(run, tmp_path, monkeypatch):
+    def fails(*args):
+        raise ConnectionError("no\nnetwork")
+
+    monkeypatch.setattr(CSVLogger, "log_metrics", fails)
+    _, printed = run("task=benchmark", "pruning=none")
+    assert "the record is written, but not logged: ConnectionError: no" in printed
+    assert RunRecord.read(tmp_path / "out" / "metrics.json").delta["speedup"] > 0

@@ -28,8 +28,9 @@ def main(cfg: DictConfig) -> None:
     from saintprune.wiring import run  # torch and timm load only when a job really runs
 
     hydra_config = HydraConfig.get()
+    sweep = Path(hydra_config.sweep.dir) if hydra_config.mode == RunMode.MULTIRUN else None
     try:
-        run(cfg, Path(hydra_config.runtime.output_dir), names_of(hydra_config))
+        run(cfg, Path(hydra_config.runtime.output_dir), names_of(hydra_config), sweep)
     except SaintpruneError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

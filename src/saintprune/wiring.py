@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from saintprune import wiring_analysis, wiring_vlm
+from saintprune import wiring_analysis, wiring_logging, wiring_vlm
 from saintprune.binding import make
 from saintprune.calibration.search import Calibrated, Calibrator
 from saintprune.calibration.targets import Target
@@ -28,20 +28,20 @@ from saintprune.models.heads import answers, attach
 from saintprune.parts import Parts, console, progress, quiet
 from saintprune.plan import Plan
 from saintprune.reporting.assemble import figures, vlm_figures
-from saintprune.reporting.loggers import log_record
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.tables import layers_line, run_table
 
 FEW = 0.1  # share of the tokens at the end below which a run says how to calibrate
 
 
-def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
+def run(cfg: DictConfig, output_dir: Path, names: dict[str, str], sweep: Path | None = None) -> RunRecord:
     """Do the task of a composed config and write its record.
 
     Args:
         cfg: of the schema `config.Config`.
         output_dir: where `metrics.json` goes.
         names: how dataset and pruning are called in the record.
+        sweep: folder of the sweep that the run is a job of.
 
     Raises:
         SaintpruneError: a mistake that the user can mend.
@@ -53,7 +53,7 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
     for name in ("samples", "steps", "pairs"):
         if cfg.calibration[name] < 1:
             raise SaintpruneError(f"calibration.{name} is {cfg.calibration[name]}, but must be at least 1")
-    logger = make(cfg, "logger", save_dir=str(output_dir))  # first, so that a missing one costs no run
+    logger = wiring_logging.open_logger(cfg, output_dir, sweep)  # first, so that a missing one costs no run
     analysis = make(cfg, "analysis")
     parts = build(cfg, names)
     _warn(parts)
@@ -64,7 +64,7 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
     else:
         record = measure(parts, calibrated)
     path = record.write(output_dir / "metrics.json")
-    log_record(logger, record)
+    wiring_logging.log(logger, record, path, parts, analysis)
     if cfg.task in (Task.evaluate, Task.benchmark):
         _show(record)
     console.print(f"record: {path}", soft_wrap=True)

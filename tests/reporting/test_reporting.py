@@ -8,6 +8,7 @@ import os
 import pytest
 from rich.console import Console
 
+from records import SCORES, TIMING, record
 from saintprune.errors import SaintpruneError
 from saintprune.files import write_atomically
 from saintprune.reporting.assemble import figures
@@ -16,20 +17,6 @@ from saintprune.reporting.plots import sweep_figure
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.sweep import summarise
 from saintprune.reporting.tables import layers_line, run_table, sweep_table
-
-SCORES = {
-    "num_samples": 656, "baseline_accuracy": 0.875, "pruned_accuracy": 0.85, "accuracy_change_ci95": (-0.04, -0.01),
-    "agreement": 0.9375, "output_cosine": 0.97, "baseline_tokens": [257.0, 257.0], "pruned_tokens": [130.5, 66.0],
-}  # fmt: skip
-TIMING = {
-    "baseline": {"throughput": 10.0, "gflops": 12.5, "peak_memory_mib": 100.0, "tokens_per_layer": [257.0, 257.0]},
-    "pruned": {"throughput": 21.0, "gflops": 5.0, "peak_memory_mib": None, "tokens_per_layer": [131.0, 65.0]},
-    "speedup": 2.1, "speedup_ci95": (2.0, 2.2), "efficiency": 0.98, "selector_overhead": 0.012, "pairs": 30,
-}  # fmt: skip
-
-
-def record(scores=SCORES, timing=TIMING, **more):
-    return RunRecord(task="evaluate", model="m", dataset="d", pruning="p", **figures(scores, timing), **more)
 
 
 def text(renderable):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -13,6 +13,7 @@ from saintprune.analysis.curves import Curves
 from saintprune.analysis.figures.drawing import words
 from saintprune.analysis.verdict import Verdict
 from saintprune.files import write_atomically
+from saintprune.markup import table, text
 
 MOST_SVG = 600_000  # bytes; a larger drawing is shown as the PNG beside it
 
@@ -64,8 +65,8 @@ def write_page(
     if figures:
         body += ["<section>", "<h2>Single images and pruning</h2>", *(_figure(*pair) for pair in figures), "</section>"]
     if provenance:
-        rows = ([escape(str(name)), escape(_text(value))] for name, value in provenance.items())
-        body += ["<section>", "<h2>Where this comes from</h2>", _table(("", ""), rows), "</section>"]
+        rows = ([escape(str(name)), escape(text(value))] for name, value in provenance.items())
+        body += ["<section>", "<h2>Where this comes from</h2>", table(("", ""), rows), "</section>"]
     return write_atomically(path, _PAGE.format(title=escape(title), body="\n".join(body)))
 
 
@@ -106,7 +107,7 @@ def _segments(verdict: Verdict) -> str:
         "begins (95 %, other deviations)",
         "stays within one block",
     )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _tests(verdict: Verdict) -> str:
@@ -123,7 +124,7 @@ def _tests(verdict: Verdict) -> str:
             rows.append([question, "", "not needed" if name == "more" else "not tested"])
         else:
             rows.append([question, f"{p:.3g}", "yes" if (p > 0.05) == wants_chance else "no"])
-    return _table(("condition", "p", "holds"), rows)
+    return table(("condition", "p", "holds"), rows)
 
 
 def _scores(verdict: Verdict) -> str:
@@ -139,7 +140,7 @@ def _scores(verdict: Verdict) -> str:
         ]
         for name, score in verdict.scores.items()
     ]
-    return _table(("description", "cut before blocks", "score (lower is better)", ""), rows)
+    return table(("description", "cut before blocks", "score (lower is better)", ""), rows)
 
 
 def _means(curves: Curves) -> str:
@@ -147,7 +148,7 @@ def _means(curves: Curves) -> str:
         [escape(words(name)), *(f"{value:.3g}" if value == value else "" for value in mean.tolist())]
         for name, mean in curves.means().items()
     )
-    return _table(("metric", *map(str, range(curves.layers))), rows)
+    return table(("metric", *map(str, range(curves.layers))), rows)
 
 
 def _figure(path: Path, caption: str) -> str:
@@ -155,26 +156,8 @@ def _figure(path: Path, caption: str) -> str:
     small = drawing.exists() and drawing.stat().st_size <= MOST_SVG
     kind, data = ("svg+xml", drawing.read_bytes()) if small else ("png", path.read_bytes())
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    text = escape(caption)
-    return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; the cells are HTML, the first of a row is its heading."""
-    top = "".join(f'<th scope="col">{cell}</th>' for cell in head) if any(head) else ""
-    lines = [f"<thead><tr>{top}</tr></thead>"] if top else []
-    lines.append("<tbody>")
-    for first, *others in rows:
-        lines.append(f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in others) + "</tr>")
-    return '<div class="wide"><table>' + "\n".join([*lines, "</tbody>"]) + "</table></div>"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {_text(item)}" for name, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_text(item) for item in value)
-    return str(value)
+    says = escape(caption)
+    return f'<figure><img src="{source}" alt="{says}"><figcaption>{says}</figcaption></figure>'
 
 
 _PAGE = """<!DOCTYPE html>

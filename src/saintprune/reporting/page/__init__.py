@@ -1,0 +1,1 @@
+"""Any set of records as one self-contained HTML page."""
