@@ -34,7 +34,7 @@ def test_more_devices_than_there_are(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert all_devices().devices == 2
-    with pytest.raises(SaintpruneError, match="hardware.devices is 3, but this machine has 2 GPUs"):
+    with pytest.raises(SaintpruneError, match=r"hardware.devices is 3, but this machine has 2 GPUs"):
         _ = all_devices(devices=3).device
 
 

@@ -101,7 +101,7 @@ class VQASamples(Dataset):
     def report(self) -> SaintpruneError:
         """Decode every image once and return an error that counts and names the broken ones."""
         names = dict.fromkeys(name for sample in self.samples for name in sample.images)
-        broken = broken_images(self.root, [ImageFile(name, -1, "") for name in names])
+        broken = broken_images(self.root.joinpath, [ImageFile(name, -1, "") for name in names])
         return SaintpruneError(describe_broken(broken, len(names), self.root) + "; mend or remove them")
 
 
