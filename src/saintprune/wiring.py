@@ -22,7 +22,7 @@ from saintprune.config import Task, config_dir
 from saintprune.errors import SaintpruneError
 from saintprune.evaluation.benchmark import Benchmark, BenchmarkResult
 from saintprune.evaluation.classification import Scores, score
-from saintprune.evaluation.processes import processes
+from saintprune.evaluation.processes import first_is_there, processes
 from saintprune.evaluation.sharing import Watch
 from saintprune.evaluation.vlm_timing import VLMTiming
 from saintprune.evaluation.vqa_summary import VQAScores
@@ -165,7 +165,7 @@ def _helper(cfg: DictConfig, names: dict[str, str], plan: Plan) -> Callable[[], 
     """Prepare another process's part in scoring: the same objects, and the plan that calibration may have found."""
     quiet()
     console.quiet = True
-    return partial(_score_share, replace(build(cfg, names), plan=plan), [])
+    return partial(_score_share, replace(build(cfg, names), plan=plan), [Watch(first_is_there)])
 
 
 def _score_share(parts: Parts, callbacks: list[Callback]) -> Scores | VQAScores:

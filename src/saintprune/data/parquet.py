@@ -155,8 +155,8 @@ def _pyarrow() -> tuple[Any, Any]:
         SaintpruneError: If they are not installed.
     """
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow  # pyright: ignore[reportMissingImports]  # an extra
+        import pyarrow.parquet  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise SaintpruneError("dataset=parquet needs pyarrow: pip install 'saintprune[parquet]'") from error
     return pyarrow, pyarrow.parquet

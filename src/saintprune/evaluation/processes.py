@@ -113,6 +113,17 @@ def processes(count: int, prepare: Prepare, *arguments: Any, cuda: bool = False)
             helper.process.join()
 
 
+def first_is_there() -> None:
+    """Raise in a further process whose first one is gone, killed for example, so that it does not go on alone.
+
+    Raises:
+        SaintpruneError: it is gone.
+    """
+    first = multiprocessing.parent_process()
+    if first is not None and not first.is_alive():
+        raise SaintpruneError("the first process is gone")
+
+
 def _check(helpers: list[Helper], seconds: float = 0.0) -> None:
     for helper in helpers:
         helper.check(seconds)

@@ -31,8 +31,8 @@ def concatenated(parts: Sequence[Samples]) -> Samples | None:
     """Return the answers of consecutive parts of a test set as one; None where there is none."""
     if not parts:
         return None
-    columns = ([getattr(part, field.name) for part in parts] for field in fields(Samples))
-    return Samples(*(torch.cat(column) if column[0] is not None else None for column in columns))
+    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Samples)}
+    return Samples(**{name: torch.cat(column) for name, column in columns.items() if column[0] is not None})
 
 
 @dataclass(frozen=True)
