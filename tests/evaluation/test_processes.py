@@ -27,16 +27,16 @@ def test_one_process_needs_no_other():
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("kind", "count", "message"),
     [
-        ("prepare", "the process of device 1 failed: there is no such model"),
-        ("refuse", "the process of device 1 failed: 1 of 13 images cannot be read"),
-        ("bug", "the process of device 1 failed: IndexError: list index"),
-        ("kill", "the process of device 1 was killed by signal 9"),
+        ("prepare", 2, "the process of device 1 failed: there is no such model"),
+        ("refuse", 3, "the process of device 2 failed: 1 of 13 images cannot be read"),
+        ("bug", 2, "the process of device 1 failed: IndexError: list index"),
+        ("kill", 2, "the process of device 1 was killed by signal 9"),
     ],
 )
-def test_a_failure_is_one_line_and_nothing_hangs(kind, message):
-    with pytest.raises(SaintpruneError, match=message) as error, processes(2, errands.prepare, kind):
+def test_a_failure_is_one_line_and_nothing_hangs(kind, count, message):
+    with pytest.raises(SaintpruneError, match=message) as error, processes(count, errands.prepare, kind):
         errands.gather()
     assert "\n" not in str(error.value)
     assert not multiprocessing.active_children() and not torch.distributed.is_initialized()

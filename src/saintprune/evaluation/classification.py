@@ -130,15 +130,18 @@ def summarised(batches: Sequence[SeenBatch]) -> Scores:
         num_samples=len(cosine),
         baseline_accuracy=_share(before),
         pruned_accuracy=_share(after),
-        accuracy_change_ci95=None
-        if before is None or after is None
-        else bootstrap(after.double() - before.double(), mean),
+        accuracy_change_ci95=_change(before, after),
         agreement=_share(samples.same) if samples else None,
         output_cosine=cosine.mean().item(),
         baseline_tokens=_mean_tokens("baseline", batches),
         pruned_tokens=_mean_tokens("pruned", batches),
         samples=samples,
     )
+
+
+def _change(before: Tensor | None, after: Tensor | None) -> tuple[float, float] | None:
+    """Return the interval of the mean difference."""
+    return None if before is None or after is None else bootstrap(after.double() - before.double(), mean)
 
 
 def _share(values: Tensor | None) -> float | None:

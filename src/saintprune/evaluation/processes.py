@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,49 +26,37 @@ from saintprune.errors import SaintpruneError
 
 HOST = "127.0.0.1"
 GRACE = 5.0  # seconds that a process gets to say why it failed, or to end
+SETTLE = 0.5  # seconds until all that fail because of one have failed
 Prepare = Callable[..., Callable[[], Any]]
 
 
 @dataclass(frozen=True)
 class Helper:
-    """Another process: its rank, and where it tells that it is ready (None) or why it failed (a line)."""
+    """Another process: its rank, and where it tells that it is ready (None) or when and why it failed."""
 
     rank: int
     process: BaseProcess
     pipe: Connection
 
-    def wait_until_ready(self) -> None:
-        """Return when it is prepared.
+    @property
+    def signs(self) -> list[Any]:
+        """What to wait for: news, or the end."""
+        return [self.pipe, self.process.sentinel]
 
-        Raises:
-            SaintpruneError: it failed.
-        """
-        wait([self.pipe, self.process.sentinel])
-        self.check(GRACE, ready=True)
-
-    def check(self, seconds: float = 0.0, ready: bool = False) -> None:
-        """Wait for a sign of failure for some seconds.
-
-        Args:
-            seconds: to wait.
-            ready: whether the sign that it is ready is due.
-
-        Raises:
-            SaintpruneError: it failed.
-        """
-        if not wait([self.pipe, self.process.sentinel], seconds):
-            return
+    def failure(self) -> tuple[float, str] | None:
+        """Return when it failed, 0 where it was killed, and why; None where it is ready, at work or done."""
+        if not wait(self.signs, 0):
+            return None
         try:
-            reason = self.pipe.recv() if self.pipe.poll() else ""
+            told = self.pipe.recv() if self.pipe.poll() else ()
         except (EOFError, OSError):
-            reason = ""
-        if reason is None and ready:
-            return
-        if reason:
-            raise SaintpruneError(f"hardware.devices: the process of device {self.rank} failed: {reason}")
+            told = ()
+        if told is None:
+            return None
+        if told:
+            return told
         self.process.join(GRACE)
-        if self.process.exitcode != 0:
-            raise SaintpruneError(f"hardware.devices: the process of device {self.rank} {_ended(self.process)}")
+        return None if self.process.exitcode == 0 else (0.0, _ended(self.process))
 
 
 @contextmanager
@@ -98,19 +87,19 @@ def processes(count: int, prepare: Prepare, *arguments: Any, cuda: bool = False)
     done = False
     try:
         for helper in helpers:
-            helper.wait_until_ready()
+            wait(helper.signs)
+            _check([helper])
         with _connected(store, 0, count):
             yield lambda: _check(helpers)
         done = True
     except RuntimeError:  # what gloo raises where a process is gone
-        _check(helpers, GRACE)
+        wait([sign for helper in helpers for sign in helper.signs], GRACE)
+        time.sleep(SETTLE)
+        _check(helpers)
         raise
     finally:
         for helper in helpers:
-            helper.process.join(GRACE if done else 0)
-            helper.process.terminate()
-        for helper in helpers:
-            helper.process.join()
+            _end(helper.process, GRACE if done else 0.0)
 
 
 def first_is_there() -> None:
@@ -124,9 +113,12 @@ def first_is_there() -> None:
         raise SaintpruneError("the first process is gone")
 
 
-def _check(helpers: list[Helper], seconds: float = 0.0) -> None:
-    for helper in helpers:
-        helper.check(seconds)
+def _check(helpers: list[Helper]) -> None:
+    """Raise if one has failed; of several the first, as the others fail because of it."""
+    failures = [(*failure, helper.rank) for helper in helpers if (failure := helper.failure()) is not None]
+    if failures:
+        _, reason, rank = min(failures)
+        raise SaintpruneError(f"hardware.devices: the process of device {rank} {reason}")
 
 
 def _start(rank: int, count: int, port: int, cuda: bool, prepare: Prepare, arguments: tuple[Any, ...]) -> Helper:
@@ -145,16 +137,23 @@ def _help(
     """Do one process's part; the first process speaks for it, and ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
-    try:
+    with _telling(pipe):
         if cuda:
             torch.cuda.set_device(rank)
         work = prepare(*arguments)
         pipe.send(None)
-        with _connected(distributed.TCPStore(HOST, port), rank, count):
-            work()
+    with _connected(distributed.TCPStore(HOST, port), rank, count), _telling(pipe):
+        work()
+
+
+@contextmanager
+def _telling(pipe: Connection) -> Iterator[None]:
+    """Tell the first process of an error, and end."""
+    try:
+        yield
     except Exception as error:
         with suppress(OSError):  # the first process may be gone
-            pipe.send(_line(error))
+            pipe.send((time.time(), f"failed: {_line(error)}"))
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         sys.exit(1)
@@ -178,6 +177,15 @@ def _line(error: Exception) -> str:
     """Return an error as one line."""
     lines = str(error).strip().splitlines() or [""]
     return lines[0] if isinstance(error, SaintpruneError) else f"{type(error).__name__}: {lines[0]}"
+
+
+def _end(process: BaseProcess, seconds: float) -> None:
+    """End a process that has some seconds to do so by itself."""
+    process.join(seconds)
+    process.terminate()
+    process.join(GRACE)
+    process.kill()
+    process.join()
 
 
 def _ended(process: BaseProcess) -> str:
