@@ -5,7 +5,7 @@ import torch
 
 from families import make
 from saintprune.errors import SaintpruneError
-from saintprune.hardware import HardwareProfile, detect
+from saintprune.hardware import HardwareProfile, all_devices, detect
 
 
 def test_cpu():
@@ -18,6 +18,24 @@ def test_cpu():
 def test_detection_takes_what_is_given():
     profile = detect(batch_size=3)
     assert profile.batch_size == 3 and profile.name == "auto"
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="this machine has a GPU")
+def test_all_devices_without_gpus_are_two_processes():
+    profile = all_devices(batch_size=3)
+    assert (profile.name, profile.accelerator, profile.devices, profile.batch_size) == ("ddp", "cpu", 2, 3)
+    assert profile.threads == max(1, torch.get_num_threads() // 2)
+    assert all_devices(devices=3, threads=4).threads == 4
+    arguments = profile.trainer_arguments()
+    assert arguments["devices"] == 2 and arguments["use_distributed_sampler"] is False
+
+
+def test_more_devices_than_there_are(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert all_devices().devices == 2
+    with pytest.raises(SaintpruneError, match=r"hardware.devices is 3, but this machine has 2 GPUs"):
+        _ = all_devices(devices=3).device
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
@@ -44,6 +62,7 @@ def test_prepare_moves_to_the_precision():
         ({"batch_size": 0}, "batch_size is 0"),
         ({"num_workers": -1}, "num_workers is -1"),
         ({"devices": 0}, "devices is 0"),
+        ({"devices": 2, "accelerator": "mps"}, "devices is 2, but mps is one device"),
     ],
 )
 def test_values_are_checked(options, message):

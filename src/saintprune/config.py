@@ -54,6 +54,7 @@ class Config:
     analysis: Any = MISSING
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     seed: int = 0
+    experiment: str | None = None  # the file in conf/experiment that it was composed from
 
 
 def config_dir() -> Path:

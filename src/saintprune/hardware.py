@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from saintprune.errors import SaintpruneError
@@ -20,7 +22,7 @@ class HardwareProfile:
     Attributes:
         name: of the profile.
         accelerator: "cpu", "cuda" or "mps".
-        devices: number of devices that Lightning evaluates on; benchmarks use one.
+        devices: number of devices that Lightning evaluates on, with a process for each; everything else uses one.
         precision: "32-true", "bf16-true" or "16-true", as Lightning names them.
         batch_size: images per forward pass.
         num_workers: processes that load images.
@@ -50,6 +52,8 @@ class HardwareProfile:
         for name, least in (("batch_size", 1), ("devices", 1), ("num_workers", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+        if self.accelerator == "mps" and self.devices > 1:
+            raise ValueError(f"devices is {self.devices}, but mps is one device")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -61,13 +65,17 @@ class HardwareProfile:
         """The device of benchmarks and calibration.
 
         Raises:
-            SaintpruneError: this machine has no such device.
+            SaintpruneError: this machine has no such device, or fewer than `devices`.
         """
         present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         if not present[self.accelerator]:
             have = ", ".join(name for name, here in present.items() if here)
             raise SaintpruneError(
                 f"hardware={self.name} needs {self.accelerator}, but this machine has {have}: choose hardware=auto"
+            )
+        if self.accelerator == "cuda" and self.devices > torch.cuda.device_count():
+            raise SaintpruneError(
+                f"hardware.devices is {self.devices}, but this machine has {torch.cuda.device_count()} GPUs: lower it"
             )
         return torch.device(self.accelerator)
 
@@ -84,7 +92,13 @@ class HardwareProfile:
     def trainer_arguments(self) -> dict[str, Any]:
         """Return what Lightning's Trainer is given."""
         accelerator = "gpu" if self.accelerator == "cuda" else self.accelerator
-        return {"accelerator": accelerator, "devices": self.devices, "precision": self.precision}
+        found = {"accelerator": accelerator, "devices": self.devices, "precision": self.precision}
+        if self.devices == 1:
+            return found
+        # the processes are there (evaluation.processes), and have their shares (evaluation.sharing); without the
+        # environment, Lightning would take a job of a cluster's scheduler for one of its own processes
+        strategy = DDPStrategy(cluster_environment=LightningEnvironment(), process_group_backend="gloo")
+        return {**found, "strategy": strategy, "use_distributed_sampler": False}
 
     def device_name(self) -> str:
         """Return the device's name as the system tells it."""
@@ -121,6 +135,32 @@ def detect(
     else:
         profile = HardwareProfile("auto")
     return replace(profile, **{key: value for key, value in given.items() if value is not None})
+
+
+def all_devices(
+    devices: int | None = None,
+    precision: str | None = None,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    threads: int | None = None,
+    compile: bool | None = None,
+) -> HardwareProfile:
+    """Return the profile of all devices of this machine: its GPUs, else the CPU among processes.
+
+    Args:
+        devices: how many; None is every GPU, or 2 processes without any.
+        precision: see `HardwareProfile`, as all of what follows; None leaves the choice to `detect`.
+        batch_size: of each process.
+        num_workers: of each process.
+        threads: of each process; None deals out those that torch would take.
+        compile: the blocks' MLPs.
+    """
+    profile = detect(precision, batch_size, num_workers, threads, compile)
+    if devices is None:
+        devices = torch.cuda.device_count() if profile.accelerator == "cuda" else 2
+    if threads is None and profile.accelerator == "cpu":
+        threads = max(1, torch.get_num_threads() // max(1, devices))
+    return replace(profile, name="ddp", devices=devices, threads=threads)
 
 
 def _cpu_name() -> str:

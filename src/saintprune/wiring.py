@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -20,6 +22,8 @@ from saintprune.config import Task, own_config_dir
 from saintprune.errors import SaintpruneError
 from saintprune.evaluation.benchmark import Benchmark, BenchmarkResult
 from saintprune.evaluation.classification import Scores, score
+from saintprune.evaluation.processes import first_is_there, processes
+from saintprune.evaluation.sharing import Watch
 from saintprune.evaluation.vlm_timing import VLMTiming
 from saintprune.evaluation.vqa_summary import VQAScores
 from saintprune.files import write_atomically
@@ -151,9 +155,23 @@ def _warn(parts: Parts) -> None:
 
 
 def _score(parts: Parts) -> Scores | VQAScores:
-    """Score the test split with Lightning."""
+    """Score the test split with Lightning, on as many devices as the hardware profile says."""
+    count, cuda = parts.hardware.devices, parts.hardware.accelerator == "cuda"
+    with processes(count, _helper, parts.cfg, parts.names, parts.plan, cuda=cuda) as check:
+        return _score_share(parts, [RichProgressBar(), Watch(check)])
+
+
+def _helper(cfg: DictConfig, names: dict[str, str], plan: Plan) -> Callable[[], object]:
+    """Prepare another process's part in scoring: the same objects, and the plan that calibration may have found."""
+    quiet()
+    console.quiet = True
+    return partial(_score_share, replace(build(cfg, names), plan=plan), [Watch(first_is_there)])
+
+
+def _score_share(parts: Parts, callbacks: list[Callback]) -> Scores | VQAScores:
+    """Score one process's share of the test split; the scores are those of all."""
     if wiring_vlm.is_vlm(parts.model):
-        return wiring_vlm.score_questions(parts)
+        return wiring_vlm.score_questions(parts, callbacks)
     return score(
         parts.adapter,
         parts.plan,
@@ -161,7 +179,7 @@ def _score(parts: Parts) -> Scores | VQAScores:
         num_classes=parts.model.num_classes,
         labelled=answers(parts.model, parts.data.classes),
         unpruned=parts.unpruned,
-        callbacks=[RichProgressBar()],
+        callbacks=callbacks,
         **parts.hardware.trainer_arguments(),
     )
 

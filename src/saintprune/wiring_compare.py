@@ -22,7 +22,7 @@ from saintprune.reporting.records import RunRecord
 from saintprune.reporting.samples_file import beside, write_samples
 from saintprune.reporting.tables import run_table
 
-NO_RESULT = ("logger", "analysis")  # parts of a config that change no figure
+NO_RESULT = ("logger", "analysis", "experiment")  # parts of a config that change no figure
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import Callback
 
 from saintprune.binding import make, target_of
 from saintprune.data.synthetic import Synthetic
@@ -87,8 +87,8 @@ def check_plan(adapter: Any, plan: Plan, model: Any) -> None:
         check(adapter, plan, depths)
 
 
-def score_questions(parts: Parts) -> VQAScores:
-    """Score the test split with Lightning."""
+def score_questions(parts: Parts, callbacks: list[Callback]) -> VQAScores:
+    """Score the test split, or this process's share of it, with Lightning."""
     return score(
         parts.adapter,
         parts.plan,
@@ -97,7 +97,7 @@ def score_questions(parts: Parts) -> VQAScores:
         parts.model.prompt,
         parts.settings.new_tokens,
         parts.unpruned,
-        callbacks=[RichProgressBar()],
+        callbacks=callbacks,
         **parts.hardware.trainer_arguments(),
     )
 

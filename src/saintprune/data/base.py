@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
 from saintprune.errors import SaintpruneError
 
@@ -18,6 +20,30 @@ Transform = Callable[[Any], Tensor]  # PIL RGB image -> float tensor (3, H, W)
 
 class UnreadableImage(SaintpruneError):
     """One image cannot be decoded; the loader turns it into a report on all of them."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's batches of a split: every `count`-th, beginning with number `index`."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, batches: BatchSampler) -> list[list[int]]:
+        """Return the indices of the samples of each batch, none of which another process has.
+
+        Raises:
+            SaintpruneError: there are fewer batches than processes.
+        """
+        if self.count > 1 and len(batches) < self.count:
+            raise SaintpruneError(
+                f"hardware.devices is {self.count}, but there are only {len(batches)} batches to share out: lower it or"
+                " hardware.batch_size"
+            )
+        return list(islice(batches, self.index, None, self.count))
+
+
+WHOLE = Share()
 
 
 class CheckedLoader(DataLoader):
@@ -108,11 +134,11 @@ class ImageData(LightningDataModule):
         if self._test is None:
             self._test = self.test_split()
 
-    def test_dataloader(self) -> DataLoader:
-        """Return the loader of the test split."""
+    def test_dataloader(self, share: Share = WHOLE) -> DataLoader:
+        """Return the loader of the test split, or of one process's share of its batches."""
         self.setup()
         assert self._test is not None
-        return self._loader(self._test)
+        return self._loader(self._test, share)
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader of the training split, in the same order every time."""
@@ -121,14 +147,20 @@ class ImageData(LightningDataModule):
             self._train = self.train_split()
         return self._loader(self._train)
 
-    def _loader(self, dataset: Dataset) -> DataLoader:
+    def _loader(self, dataset: Dataset, share: Share = WHOLE) -> DataLoader:
+        batches = BatchSampler(SequentialSampler(dataset), self.batch_size, drop_last=False)  # pyright: ignore[reportArgumentType]
+        options = {"pin_memory": torch.cuda.is_available(), **self._loader_options()}
         return CheckedLoader(
             dataset,
-            batch_size=self.batch_size,
+            batch_sampler=share.of(batches),
             num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(0),  # else every pass would draw from torch's global state
+            **options,
         )
+
+    def _loader_options(self) -> dict[str, Any]:
+        """Return what this kind of data tells its loaders beside the batches."""
+        return {}
 
     def _require_transform(self) -> Transform:
         if self.transform is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 from PIL import Image
@@ -23,6 +24,7 @@ DECODE_ERRORS = (
     EOFError,
     Image.DecompressionBombError,
 )  # Pillow raises them all
+Opened = Callable[[str], Path | IO[bytes]]  # name of an image -> what Pillow opens
 SHOWN = 5
 SCAN_THREADS = 8
 
@@ -39,7 +41,14 @@ class ImageFile:
 class ImageFiles(Dataset):
     """Labelled image files in the given order; items are (tensor (3, H, W), label)."""
 
-    def __init__(self, root: Path, files: Sequence[ImageFile], transform: Transform, hint: str = "") -> None:
+    def __init__(
+        self,
+        root: Path,
+        files: Sequence[ImageFile],
+        transform: Transform,
+        hint: str = "",
+        opened: Opened | None = None,
+    ) -> None:
         """Keep the list; nothing is read before an item is asked for.
 
         Args:
@@ -47,11 +56,13 @@ class ImageFiles(Dataset):
             files: The images.
             transform: PIL RGB image -> tensor (3, H, W).
             hint: What a user can do about broken images, for the error.
+            opened: Finds an image by its name; None takes it for a file below `root`.
         """
         self.root = root
         self.files = tuple(files)
         self.transform = transform
         self.hint = hint
+        self.opened = opened or root.joinpath
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -65,30 +76,31 @@ class ImageFiles(Dataset):
         """
         file = self.files[index]
         try:
-            image = read_rgb(self.root / file.name)
+            image = read_rgb(self.opened(file.name))
         except DECODE_ERRORS as error:
             raise UnreadableImage(f"{file.name} cannot be read: {error}") from None
         return self.transform(image), torch.tensor(file.label)
 
     def report(self) -> SaintpruneError:
         """Decode every image once and return an error that counts and names the broken ones."""
-        return SaintpruneError(describe_broken(broken_images(self.root, self.files), len(self), self.root) + self.hint)
+        broken = broken_images(self.opened, self.files)
+        return SaintpruneError(describe_broken(broken, len(self), self.root) + self.hint)
 
 
-def read_rgb(path: Path) -> Image.Image:
+def read_rgb(source: Path | IO[bytes]) -> Image.Image:
     """Return the fully decoded image as RGB."""
-    with Image.open(path) as image:
+    with Image.open(source) as image:
         if image.mode == "P" and "transparency" in image.info:
             return image.convert("RGBA").convert("RGB")  # the direct way makes Pillow warn
         return image.convert("RGB")
 
 
-def broken_images(root: Path, files: Sequence[ImageFile]) -> tuple[str, ...]:
-    """Return the names of the files that cannot be decoded, in order; reads every one of them."""
+def broken_images(opened: Opened, files: Sequence[ImageFile]) -> tuple[str, ...]:
+    """Return the names of the images that cannot be decoded, in order; reads every one of them."""
 
     def is_broken(file: ImageFile) -> bool:
         try:
-            read_rgb(root / file.name)
+            read_rgb(opened(file.name))
         except DECODE_ERRORS:
             return True
         return False

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from saintprune.data.base import ImageData
 from saintprune.errors import SaintpruneError
@@ -80,8 +80,8 @@ class TextData(ImageData):
         order = torch.randperm(whole, generator=torch.Generator().manual_seed(0))
         return list(rows[order])
 
-    def _loader(self, dataset: Dataset) -> DataLoader:
-        return DataLoader(dataset, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=_collate)
+    def _loader_options(self) -> dict[str, Any]:
+        return {"collate_fn": _collate}
 
 
 class _Passages(Dataset):

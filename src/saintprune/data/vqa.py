@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from saintprune.data.base import CheckedLoader, ImageData, UnreadableImage
+from saintprune.data.base import ImageData, UnreadableImage
 from saintprune.data.images import DECODE_ERRORS, ImageFile, broken_images, describe_broken, read_rgb
 from saintprune.data.sampling import mixed_order
 from saintprune.errors import SaintpruneError
@@ -101,7 +101,7 @@ class VQASamples(Dataset):
     def report(self) -> SaintpruneError:
         """Decode every image once and return an error that counts and names the broken ones."""
         names = dict.fromkeys(name for sample in self.samples for name in sample.images)
-        broken = broken_images(self.root, [ImageFile(name, -1, "") for name in names])
+        broken = broken_images(self.root.joinpath, [ImageFile(name, -1, "") for name in names])
         return SaintpruneError(describe_broken(broken, len(names), self.root) + "; mend or remove them")
 
 
@@ -139,20 +139,13 @@ class VQAData(ImageData):
             kinds=[sample.kind for sample in samples],
         )
 
-    def _loader(self, dataset: Dataset) -> DataLoader:
+    def _loader_options(self) -> dict[str, Any]:
         if self.processor is None:
             raise SaintpruneError(
                 f"dataset {self.name}: a model with random weights has no processor for images and text; "
                 "take model.pretrained=true, or task=benchmark dataset=synthetic"
             )
-        return CheckedLoader(
-            dataset,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            collate_fn=self.collate,
-            worker_init_fn=_quiet_tokenizers,
-            generator=torch.Generator().manual_seed(0),  # else every pass would draw from torch's global state
-        )
+        return {"collate_fn": self.collate, "worker_init_fn": _quiet_tokenizers, "pin_memory": False}
 
 
 def mixed_samples(samples: Sequence[VQASample]) -> list[VQASample]:

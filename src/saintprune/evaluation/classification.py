@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
-from torchmetrics import CatMetric, MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from saintprune.adapters.base import ViTAdapter
+from saintprune.evaluation.sharing import SharedOut, gathered, number_of
 from saintprune.metrics.intervals import bootstrap, mean
-from saintprune.metrics.samples import Samples
+from saintprune.metrics.samples import Samples, concatenated
 from saintprune.plan import Plan
 
 
@@ -31,7 +31,7 @@ class Scores:
         output_cosine: mean cosine of the two outputs (logits or features).
         baseline_tokens: mean tokens per sample that leave each block.
         pruned_tokens: the same, pruned.
-        samples: the answers one by one; None where there are none, or where several processes shared them out.
+        samples: the answers one by one; None where there are none.
     """
 
     num_samples: int
@@ -45,25 +45,19 @@ class Scores:
     samples: Samples | None = None
 
 
-class TokensPerLayer(Metric):
-    """Mean tokens per sample that leave each block."""
+@dataclass(frozen=True)
+class SeenBatch:
+    """What a batch of B images showed.
 
-    total: Tensor
-    samples: Tensor
+    Attributes:
+        cosine: of the two outputs, float64 [B].
+        tokens: per arm, mean tokens per sample that leave each block.
+        answers: B answers; None where the network gives features.
+    """
 
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(depth), dist_reduce_fx="sum")
-        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, tokens: Tensor, samples: int) -> None:
-        """Add a batch: its mean tokens [depth] and its number of samples."""
-        self.total += tokens.to(self.total) * samples
-        self.samples += samples
-
-    def compute(self) -> Tensor:
-        """Return [depth]."""
-        return self.total / self.samples
+    cosine: Tensor
+    tokens: Mapping[str, Sequence[float]]
+    answers: Samples | None
 
 
 class PrunedClassification(L.LightningModule):
@@ -88,74 +82,78 @@ class PrunedClassification(L.LightningModule):
     ) -> None:
         super().__init__()
         self.unpruned = unpruned
-        self.seen: dict[str, list[Tensor]] = {"same": [], "baseline_right": [], "pruned_right": []}
+        self.batches: list[SeenBatch] = []
         self.net, self.adapter, self.plan = adapter.net, adapter, plan
         self.answers, self.labelled = num_classes > 0, labelled and num_classes > 0
-        classes = max(num_classes, 2)
-        self.accuracy: Any = torch.nn.ModuleDict(
-            {arm: MulticlassAccuracy(classes, average="micro") for arm in ("baseline", "pruned")}
-        )
-        self.agreement, self.cosine, self.change = MeanMetric(), MeanMetric(), CatMetric()
-        self.tokens: Any = torch.nn.ModuleDict({arm: TokensPerLayer(adapter.depth) for arm in ("baseline", "pruned")})
         self.scores: Scores | None = None
-
-    def on_test_start(self) -> None:
-        """Keep the sums precise: Lightning casts metrics along with a network in half precision."""
-        precise = torch.float32 if self.device.type == "mps" else torch.float64
-        for metric in (self.agreement, self.cosine, *self.tokens.values()):
-            metric.set_dtype(precise)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Score one batch: images [B, C, H, W] and labels [B]."""
         images, labels = batch
-        outputs = {"baseline": self._untouched(images, batch_idx)}
+        baseline = self._untouched(images, number_of(self, batch_idx))
         with self.adapter.pruned(self.plan) as run:
-            outputs["pruned"] = self.net(images)
-        for arm, tokens in (("baseline", [run.tokens_at_entry] * self.adapter.depth), ("pruned", run.tokens_per_layer)):
-            self.tokens[arm].update(torch.tensor(tokens), len(images))
-        self.cosine.update(torch.cosine_similarity(outputs["baseline"].float(), outputs["pruned"].float(), dim=-1))
-        if self.answers:
-            self._score_answers({arm: output.argmax(-1) for arm, output in outputs.items()}, labels)
+            pruned = self.net(images)
+        self.batches.append(
+            SeenBatch(
+                cosine=torch.cosine_similarity(baseline.float(), pruned.float(), dim=-1).cpu().double(),
+                tokens={"baseline": [run.tokens_at_entry] * self.adapter.depth, "pruned": run.tokens_per_layer},
+                answers=self._answers(baseline.argmax(-1), pruned.argmax(-1), labels) if self.answers else None,
+            )
+        )
 
-    def _untouched(self, images: Tensor, batch_idx: int) -> Tensor:
+    def _untouched(self, images: Tensor, number: int) -> Tensor:
         """Return the outputs [B, N] of the untouched network."""
         if self.unpruned is None:
             return self.net(images)
-        if batch_idx not in self.unpruned:
-            self.unpruned[batch_idx] = self.net(images).cpu()
-        return self.unpruned[batch_idx].to(images.device)
+        if number not in self.unpruned:
+            self.unpruned[number] = self.net(images).cpu()
+        return self.unpruned[number].to(images.device)
 
-    def _score_answers(self, answers: dict[str, Tensor], labels: Tensor) -> None:
-        same = answers["baseline"] == answers["pruned"]
-        self.agreement.update(same.float())
-        self.seen["same"].append(same.cpu())
-        if self.labelled:
-            for arm, answer in answers.items():
-                self.accuracy[arm].update(answer, labels)
-            right = {arm: answer == labels for arm, answer in answers.items()}
-            self.change.update(right["pruned"].float() - right["baseline"].float())
-            for arm, values in right.items():
-                self.seen[f"{arm}_right"].append(values.cpu())
+    def _answers(self, baseline: Tensor, pruned: Tensor, labels: Tensor) -> Samples:
+        """Return what two lists of answers [B] are worth."""
+        same = (baseline == pruned).cpu()
+        if not self.labelled:
+            return Samples(same)
+        return Samples(same, (baseline == labels).cpu(), (pruned == labels).cpu())
 
     def on_test_epoch_end(self) -> None:
-        """Gather the scores."""
-        self.scores = Scores(
-            num_samples=int(self.tokens["baseline"].samples),
-            baseline_accuracy=self.accuracy["baseline"].compute().item() if self.labelled else None,
-            pruned_accuracy=self.accuracy["pruned"].compute().item() if self.labelled else None,
-            accuracy_change_ci95=bootstrap(self.change.compute(), mean) if self.labelled else None,
-            agreement=self.agreement.compute().item() if self.answers else None,
-            output_cosine=self.cosine.compute().item(),
-            baseline_tokens=self.tokens["baseline"].compute().tolist(),
-            pruned_tokens=self.tokens["pruned"].compute().tolist(),
-            samples=self._samples(),
-        )
+        """Gather the scores, of all processes where there are several."""
+        self.scores = summarised(gathered(self, self.batches))
 
-    def _samples(self) -> Samples | None:
-        """Return the answers one by one; a process that saw only some of the batches has none to tell."""
-        if not self.answers or self.trainer.world_size > 1:
-            return None
-        return Samples(**{name: torch.cat(values) for name, values in self.seen.items() if values})
+
+def summarised(batches: Sequence[SeenBatch]) -> Scores:
+    """Return the scores over batches of images."""
+    cosine = torch.cat([batch.cosine for batch in batches])
+    samples = concatenated([batch.answers for batch in batches if batch.answers is not None])
+    before, after = (samples.baseline_right, samples.pruned_right) if samples else (None, None)
+    return Scores(
+        num_samples=len(cosine),
+        baseline_accuracy=_share(before),
+        pruned_accuracy=_share(after),
+        accuracy_change_ci95=_change(before, after),
+        agreement=_share(samples.same) if samples else None,
+        output_cosine=cosine.mean().item(),
+        baseline_tokens=_mean_tokens("baseline", batches),
+        pruned_tokens=_mean_tokens("pruned", batches),
+        samples=samples,
+    )
+
+
+def _change(before: Tensor | None, after: Tensor | None) -> tuple[float, float] | None:
+    """Return the interval of the mean difference."""
+    return None if before is None or after is None else bootstrap(after.double() - before.double(), mean)
+
+
+def _share(values: Tensor | None) -> float | None:
+    """Return the share of True."""
+    return None if values is None else values.double().mean().item()
+
+
+def _mean_tokens(arm: str, batches: Sequence[SeenBatch]) -> list[float]:
+    """Return the mean tokens per sample that leave each block [depth]."""
+    tokens = torch.tensor([batch.tokens[arm] for batch in batches], dtype=torch.float64)
+    samples = torch.tensor([len(batch.cosine) for batch in batches], dtype=torch.float64)
+    return (samples @ tokens / samples.sum()).tolist()
 
 
 def score(
@@ -174,6 +172,6 @@ def score(
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         L.Trainer(
             logger=False, enable_checkpointing=False, enable_model_summary=False, inference_mode=True, **trainer
-        ).test(module, datamodule=data, verbose=False)
+        ).test(module, datamodule=SharedOut(data), verbose=False)
     assert module.scores is not None
     return module.scores

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
 
 from saintprune.adapters.vlm import VLM
 from saintprune.data.vqa import VQABatch
 from saintprune.evaluation.candidates import Candidates
+from saintprune.evaluation.sharing import SharedOut, gathered, number_of
 from saintprune.evaluation.vlm_passes import mask_of, pruned_counts, unpruned_counts
 from saintprune.evaluation.vqa_summary import ARMS, Answered, VQAScores, summarised
 from saintprune.metrics.vqa_scores import exact_match, normalised
@@ -54,10 +53,10 @@ class PrunedVQA(L.LightningModule):
     def test_step(self, batch: VQABatch, batch_idx: int) -> None:
         """Score one batch."""
         batch = batch.to(self.device, self.net.dtype)
-        texts, chosen = {}, {}
-        if batch_idx not in self.unpruned:
-            self.unpruned[batch_idx] = self._answer(batch)
-        texts["baseline"], chosen["baseline"] = self.unpruned[batch_idx]
+        texts, chosen, number = {}, {}, number_of(self, batch_idx)
+        if number not in self.unpruned:
+            self.unpruned[number] = self._answer(batch)
+        texts["baseline"], chosen["baseline"] = self.unpruned[number]
         with self.adapter.pruned(self.plan) as run:
             texts["pruned"], chosen["pruned"] = self._answer(batch)
         counts = {"baseline": unpruned_counts(self.adapter, batch.inputs, run), "pruned": pruned_counts(run)}
@@ -94,13 +93,7 @@ class PrunedVQA(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Gather the scores, of all processes where there are several."""
-        batches, shared_out = self.batches, False
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            parts: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, batches)
-            batches, shared_out = [batch for part in parts for batch in part], len(parts) > 1
-        scores = summarised(batches)
-        self.scores = replace(scores, samples=None) if shared_out else scores  # processes mix up the order
+        self.scores = summarised(gathered(self, self.batches))
 
 
 def score(
@@ -120,6 +113,6 @@ def score(
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         L.Trainer(
             logger=False, enable_checkpointing=False, enable_model_summary=False, inference_mode=True, **trainer
-        ).test(module, datamodule=data, verbose=False)
+        ).test(module, datamodule=SharedOut(data), verbose=False)
     assert module.scores is not None
     return module.scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -25,6 +25,14 @@ class Samples:
     same: Tensor
     baseline_right: Tensor | None = None
     pruned_right: Tensor | None = None
+
+
+def concatenated(parts: Sequence[Samples]) -> Samples | None:
+    """Return the answers of consecutive parts of a test set as one; None where there is none."""
+    if not parts:
+        return None
+    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Samples)}
+    return Samples(**{name: torch.cat(column) for name, column in columns.items() if column[0] is not None})
 
 
 @dataclass(frozen=True)

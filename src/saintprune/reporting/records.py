@@ -16,7 +16,7 @@ from saintprune.files import write_atomically
 
 SCHEMA_VERSION = 1
 PACKAGES = (
-    "saintprune", "torch", "torchvision", "timm", "transformers", "gguf", "lightning", "torchmetrics", "hydra-core",
+    "saintprune", "torch", "torchvision", "timm", "transformers", "gguf", "lightning", "hydra-core",
     "numpy", "pillow",
 )  # fmt: skip
 
