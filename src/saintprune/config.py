@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -11,7 +12,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, open_dict
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from saintprune.errors import SaintpruneError
@@ -50,6 +51,7 @@ class Config:
     benchmark: Any = MISSING
     analysis: Any = MISSING
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    objectives: list[str] = field(default_factory=lambda: ["pruned.accuracy", "delta.speedup"])
     seed: int = 0
 
 
@@ -61,8 +63,14 @@ def config_dir() -> Path:
 
 
 def register() -> None:
-    """Make the schema known to Hydra as `schema`."""
+    """Make the schema known to Hydra as `schema`, and `short_hash`, which tells the folders of a sweep's jobs apart."""
     ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("short_hash", _short_hash, replace=True)
+
+
+def _short_hash(values: Sequence[Any]) -> str:
+    """Return six hexadecimal digits that depend on all of the values."""
+    return hashlib.sha256("\0".join(map(str, values)).encode()).hexdigest()[:6]
 
 
 def compose_run(overrides: Sequence[str] = ()) -> tuple[DictConfig, dict[str, str]]:

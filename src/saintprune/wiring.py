@@ -26,8 +26,9 @@ from saintprune.files import write_atomically
 from saintprune.metrics.samples import Samples
 from saintprune.models.heads import answers, attach
 from saintprune.parts import Parts, console, progress, quiet
-from saintprune.plan import Plan
+from saintprune.plan import NAMED, Plan
 from saintprune.reporting.assemble import figures, vlm_figures
+from saintprune.reporting.identity import identity, names_stages
 from saintprune.reporting.loggers import log_record
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.tables import layers_line, run_table
@@ -47,6 +48,7 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
         SaintpruneError: a mistake that the user can mend.
     """
     quiet()
+    known_as = identity_of(cfg)  # first: a run may change the files that it was made from
     target = None if cfg.calibration.target is None else Target.parse(cfg.calibration.target)
     if cfg.task == Task.calibrate and target is None:
         raise SaintpruneError("task=calibrate needs a target, for example calibration.target=flops:0.5")
@@ -63,12 +65,24 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
         record = _record(parts, None, None, None, found)
     else:
         record = measure(parts, calibrated)
+    record = replace(record, identity=known_as)
     path = record.write(output_dir / "metrics.json")
     log_record(logger, record)
     if cfg.task in (Task.evaluate, Task.benchmark):
         _show(record)
     console.print(f"record: {path}", soft_wrap=True)
     return record
+
+
+def identity_of(cfg: DictConfig) -> str:
+    """Return the hash of what determines the figures of a run of this config, here and with this code.
+
+    Raises:
+        SaintpruneError: the hardware's values make no sense.
+    """
+    config = _container(cfg)
+    stages = wiring_analysis.stages_path(cfg.model.name) if names_stages(config, NAMED) else None
+    return identity(config, asdict(make(cfg, "hardware")), stages)
 
 
 def build(cfg: DictConfig, names: dict[str, str]) -> Parts:

@@ -1,7 +1,10 @@
-"""What the runs of a sweep found, side by side."""
+"""What the jobs of a sweep found, side by side, and which of them failed."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -10,10 +13,47 @@ from saintprune.reporting.plots import sweep_figure
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.tables import sweep_table
 
+RECORD, FAILED = "metrics.json", "failed.json"  # in the folder of each job
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that has no record.
+
+    Attributes:
+        overrides: of the job, KEY=VALUE each.
+        error: why, in one line.
+        traceback: where that is no mistake of the user's.
+    """
+
+    overrides: list[str]
+    error: str
+    traceback: str | None = None
+
+    def line(self, varied: Sequence[str]) -> str:
+        """Return one line that names the job by its overrides of the keys that the sweep varies."""
+        named = [item for item in self.overrides if item.partition("=")[0] in varied]
+        return f"{' '.join(named or self.overrides) or 'the only job'}: {self.error}"
+
+
+def forget_failures(folder: Path) -> None:
+    """Delete what is kept of failed jobs below a sweep's folder, before its jobs run again."""
+    for path in folder.glob(f"**/{FAILED}"):
+        path.unlink()
+
+
+def failures(folder: Path) -> dict[Path, Failure]:
+    """Return the failed jobs below a sweep's folder, by file."""
+    return {path: Failure(**json.loads(path.read_text())) for path in sorted(folder.glob(f"**/{FAILED}"))}
+
 
 def summarise(folder: Path) -> None:
-    """Print one table over the records below a folder and draw their figure there; nothing where there are none."""
-    records = [RunRecord.read(path) for path in sorted(folder.glob("**/metrics.json"))]
+    """Print one table over the records below a folder and draw their figure there; nothing where there are none.
+
+    Of several records of one identity the first counts: jobs that differ in nothing that matters are one.
+    """
+    found = [RunRecord.read(path) for path in sorted(folder.glob(f"**/{RECORD}"), key=_number)]
+    records = list({record.identity or id(record): record for record in reversed(found)}.values())[::-1]
     if not records:
         return
     console = Console()
@@ -22,3 +62,9 @@ def summarise(folder: Path) -> None:
     if figure is not None:
         console.print(f"figure: {figure}", soft_wrap=True)
     console.print(f"records: {folder}", soft_wrap=True)
+
+
+def _number(path: Path) -> tuple[int, str]:
+    """Return what records are sorted by: the number of the job, as folders are called after it."""
+    number = path.parent.name.partition("-")[0]
+    return int(number) if number.isdecimal() else 0, str(path)
