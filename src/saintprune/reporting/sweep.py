@@ -52,10 +52,13 @@ def summarise(folder: Path) -> None:
 
     Of several records of one identity the first counts: jobs that differ in nothing that matters are one.
     """
-    found = [RunRecord.read(path) for path in sorted(folder.glob(f"**/{RECORD}"), key=_number)]
-    records = list({record.identity or id(record): record for record in reversed(found)}.values())[::-1]
-    if not records:
+    found: dict[str | Path, RunRecord] = {}
+    for path in sorted(folder.glob(f"**/{RECORD}"), key=_number):
+        record = RunRecord.read(path)
+        found.setdefault(record.identity or path, record)
+    if not found:
         return
+    records = list(found.values())
     console = Console()
     console.print(sweep_table(records))
     figure = sweep_figure(records, folder / "sweep.png")
