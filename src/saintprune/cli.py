@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from saintprune.config import config_dir, names_of, register
+from saintprune.config import config_dir, names_of, refuse_overrides, register
 from saintprune.errors import SaintpruneError
 from saintprune.launching import refuse_launch, varied_keys
 
@@ -44,6 +44,10 @@ def job(cfg: DictConfig) -> tuple[float, ...] | None:
 
 def main() -> None:
     """Read the command line and do what it says."""
+    try:
+        refuse_overrides([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
+    except SaintpruneError as error:
+        _fail(str(error))
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)()
     except KeyboardInterrupt:

@@ -11,6 +11,8 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString, Sweep
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -83,6 +85,7 @@ def compose_run(overrides: Sequence[str] = ()) -> tuple[DictConfig, dict[str, st
         SaintpruneError: a name or an override that Hydra does not take.
     """
     register()
+    refuse_overrides(overrides)
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             cfg = compose("config", list(overrides), return_hydra_config=True)
@@ -93,6 +96,27 @@ def compose_run(overrides: Sequence[str] = ()) -> tuple[DictConfig, dict[str, st
     with open_dict(cfg):
         del cfg["hydra"]
     return cfg, names
+
+
+def refuse_overrides(overrides: Sequence[str]) -> None:
+    """Check that groups are given names of files, which Hydra would meet with a traceback; other mistakes it tells.
+
+    Raises:
+        SaintpruneError: a group is given a number or the like.
+    """
+    groups = {path.name for path in config_dir().iterdir() if path.is_dir()}
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException:
+        return
+    for override in parsed:
+        value = override.value() if override.key_or_group in groups and not override.is_delete() else ""
+        for item in value if isinstance(value, list) else [value]:
+            if not isinstance(item, (str, QuotedString, Sweep, type(None))):
+                group = override.key_or_group
+                raise SaintpruneError(
+                    f"{group}={item} names no file: choose one of conf/{group}, or pass {group}.KEY=…"
+                )
 
 
 def names_of(hydra_config: Any) -> dict[str, str]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from saintprune import wiring_analysis, wiring_vlm
 from saintprune.binding import make
 from saintprune.calibration.search import Calibrated, Calibrator
 from saintprune.calibration.targets import Target
-from saintprune.config import Task, config_dir
+from saintprune.config import Config, Task, config_dir
 from saintprune.errors import SaintpruneError
 from saintprune.evaluation.benchmark import Benchmark, BenchmarkResult
 from saintprune.evaluation.classification import Scores, score
@@ -36,6 +39,17 @@ from saintprune.reporting.tables import layers_line, run_table
 FEW = 0.1  # share of the tokens at the end below which a run says how to calibrate
 
 
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Turn what OmegaConf says of a config (no such interpolation, no such key) into one line."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        reason = " ".join(str(error).split())
+        raise SaintpruneError(f"the config cannot be read: {reason}; see it with --cfg job") from error
+
+
+@_clear_errors()
 def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
     """Do the task of a composed config and write its record.
 
@@ -74,19 +88,23 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str]) -> RunRecord:
     return record
 
 
+@_clear_errors()
 def identity_of(cfg: DictConfig) -> str:
     """Return the hash of what determines the figures of a run of this config, here and with this code.
 
     Raises:
-        SaintpruneError: the hardware's values make no sense.
+        SaintpruneError: the hardware's values make no sense, or a part of the config was taken away.
     """
+    _require_whole(cfg)
     config = _container(cfg)
     stages = wiring_analysis.stages_path(cfg.model.name) if names_stages(config, NAMED) else None
     return identity(config, asdict(make(cfg, "hardware")), stages)
 
 
+@_clear_errors()
 def build(cfg: DictConfig, names: dict[str, str]) -> Parts:
     """Turn the groups of a config into objects that fit each other."""
+    _require_whole(cfg)
     torch.manual_seed(cfg.seed)
     hardware = make(cfg, "hardware")
     plan, settings = _plan(cfg), make(cfg, "benchmark")
@@ -113,6 +131,15 @@ def build(cfg: DictConfig, names: dict[str, str]) -> Parts:
     adapter = make(cfg, "model.adapter", net=model.net)
     plan.at("vision", adapter.depth)  # a layer that the network lacks is an error now, not after minutes
     return Parts(cfg, names, hardware, device, data, model, adapter, plan, settings)
+
+
+def _require_whole(cfg: DictConfig) -> None:
+    """Check that all parts of a run are there."""
+    for part in fields(Config):
+        if part.name not in cfg:
+            raise SaintpruneError(f"~{part.name} takes away what every run needs: leave it out")
+    if not OmegaConf.is_dict(cfg.model) or "name" not in cfg.model:
+        raise SaintpruneError("the model has no name: choose one of conf/model with model=NAME")
 
 
 def repruned(parts: Parts, cfg: DictConfig, names: dict[str, str]) -> Parts:

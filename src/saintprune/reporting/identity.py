@@ -46,15 +46,17 @@ def determinants(config: dict[str, Any]) -> dict[str, Any]:
     calibration, analysis = dict(found.pop("calibration")), found.pop("analysis", None)
     if found["task"] != "calibrate":  # where it is a result of the run, not a place for it
         calibration.pop("save_as", None)
-    if calibration["target"] is not None:
+    if calibration.get("target") is not None:
         found["calibration"] = calibration
     return found | ({"analysis": analysis} if found["task"] == "analyze" else {})
 
 
 def names_stages(config: dict[str, Any], names: tuple[str, ...]) -> bool:
     """Return whether a stage of the config's pruning takes its layers by one of `names`."""
-    stages = (config.get("pruning") or {}).get("stages") or {}
-    return any(stage.get("layers") in names for stage in stages.values() if isinstance(stage, dict))
+    pruning = config.get("pruning")
+    stages = pruning.get("stages") if isinstance(pruning, dict) else None
+    found = stages.values() if isinstance(stages, dict) else ()
+    return any(stage.get("layers") in names for stage in found if isinstance(stage, dict))
 
 
 @cache
