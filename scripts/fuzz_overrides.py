@@ -162,14 +162,10 @@ def _leaves(node: DictConfig, path: str = "") -> Iterator[str]:
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Keep what a run prints, and its warnings, off the screen."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        console, wiring.console.file = wiring.console.file, io.StringIO()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-        finally:
-            wiring.console.file = console
+    lost = io.StringIO()
+    with contextlib.redirect_stdout(lost), contextlib.redirect_stderr(lost), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _ring(signum: int, frame: object) -> None:

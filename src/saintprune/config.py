@@ -72,7 +72,12 @@ def register() -> None:
 
 def _short_hash(values: Sequence[Any]) -> str:
     """Return six hexadecimal digits that depend on all of the values."""
-    return hashlib.sha256("\0".join(map(str, values)).encode()).hexdigest()[:6]
+    return hashlib.sha256("\0".join(map(str, _unresolved(values))).encode()).hexdigest()[:6]
+
+
+def _unresolved(overrides: Any) -> list[Any]:
+    """Return overrides as they were given; a node of OmegaConf would look up what `KEY=${other}` refers to."""
+    return list(OmegaConf.to_container(overrides) if OmegaConf.is_list(overrides) else overrides)  # pyright: ignore
 
 
 def compose_run(overrides: Sequence[str] = ()) -> tuple[DictConfig, dict[str, str]]:
@@ -99,10 +104,10 @@ def compose_run(overrides: Sequence[str] = ()) -> tuple[DictConfig, dict[str, st
 
 
 def refuse_overrides(overrides: Sequence[str]) -> None:
-    """Check that groups are given names of files, which Hydra would meet with a traceback; other mistakes it tells.
+    """Check what Hydra would meet with a traceback, or not at all; other mistakes it tells.
 
     Raises:
-        SaintpruneError: a group is given a number or the like.
+        SaintpruneError: a group is given a number or the like, or a part that every run needs is taken away.
     """
     groups = {path.name for path in config_dir().iterdir() if path.is_dir()}
     try:
@@ -110,20 +115,19 @@ def refuse_overrides(overrides: Sequence[str]) -> None:
     except HydraException:
         return
     for override in parsed:
-        value = override.value() if override.key_or_group in groups and not override.is_delete() else ""
-        for item in value if isinstance(value, list) else [value]:
-            if not isinstance(item, (str, QuotedString, Sweep, type(None))):
-                group = override.key_or_group
-                raise SaintpruneError(
-                    f"{group}={item} names no file: choose one of conf/{group}, or pass {group}.KEY=…"
-                )
+        key, value = override.key_or_group, override.value()
+        if override.is_delete() and key in Config.__dataclass_fields__:
+            raise SaintpruneError(f"~{key} takes away what every run needs: leave it out")
+        for item in (value if isinstance(value, list) else [value]) if key in groups else ():
+            if not isinstance(item, (str, QuotedString, Sweep)):
+                raise SaintpruneError(f"{key}={item} names no file: choose one of conf/{key}, or set {key}.KEY")
 
 
 def names_of(hydra_config: Any) -> dict[str, str]:
     """Return how the run's groups are called in tables: the chosen file and, for pruning, what was overridden in it."""
     choices = hydra_config.runtime.choices
     changed = []
-    for override in hydra_config.overrides.task:
+    for override in _unresolved(hydra_config.overrides.task):
         key, _, value = override.lstrip("+").partition("=")
         if key.startswith(("pruning.", "stage@pruning.", "calibration.target")):
             changed.append(f"{key.rpartition('.')[2]}={value}")

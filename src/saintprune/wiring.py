@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from saintprune import wiring_analysis, wiring_vlm
 from saintprune.binding import make
 from saintprune.calibration.search import Calibrated, Calibrator
 from saintprune.calibration.targets import Target
-from saintprune.config import Config, Task, config_dir
+from saintprune.config import Task, config_dir
 from saintprune.errors import SaintpruneError
 from saintprune.evaluation.benchmark import Benchmark, BenchmarkResult
 from saintprune.evaluation.classification import Scores, score
@@ -93,9 +93,8 @@ def identity_of(cfg: DictConfig) -> str:
     """Return the hash of what determines the figures of a run of this config, here and with this code.
 
     Raises:
-        SaintpruneError: the hardware's values make no sense, or a part of the config was taken away.
+        SaintpruneError: the hardware's values make no sense.
     """
-    _require_whole(cfg)
     config = _container(cfg)
     stages = wiring_analysis.stages_path(cfg.model.name) if names_stages(config, NAMED) else None
     return identity(config, asdict(make(cfg, "hardware")), stages)
@@ -104,7 +103,6 @@ def identity_of(cfg: DictConfig) -> str:
 @_clear_errors()
 def build(cfg: DictConfig, names: dict[str, str]) -> Parts:
     """Turn the groups of a config into objects that fit each other."""
-    _require_whole(cfg)
     torch.manual_seed(cfg.seed)
     hardware = make(cfg, "hardware")
     plan, settings = _plan(cfg), make(cfg, "benchmark")
@@ -131,15 +129,6 @@ def build(cfg: DictConfig, names: dict[str, str]) -> Parts:
     adapter = make(cfg, "model.adapter", net=model.net)
     plan.at("vision", adapter.depth)  # a layer that the network lacks is an error now, not after minutes
     return Parts(cfg, names, hardware, device, data, model, adapter, plan, settings)
-
-
-def _require_whole(cfg: DictConfig) -> None:
-    """Check that all parts of a run are there."""
-    for part in fields(Config):
-        if part.name not in cfg:
-            raise SaintpruneError(f"~{part.name} takes away what every run needs: leave it out")
-    if not OmegaConf.is_dict(cfg.model) or "name" not in cfg.model:
-        raise SaintpruneError("the model has no name: choose one of conf/model with model=NAME")
 
 
 def repruned(parts: Parts, cfg: DictConfig, names: dict[str, str]) -> Parts:
