@@ -72,7 +72,7 @@ def _reason(node: Any, cause: BaseException) -> str:
     return f"{target.__name__} has no {key!r}{did_you_mean(key, known)}; it takes {', '.join(known)}"
 
 
-def _check_types(node: DictConfig, key: str) -> None:
+def _check_types(node: Any, key: str) -> None:
     """Check the values of a node, and of the nodes inside, against the types that their targets declare.
 
     Raises:
@@ -80,23 +80,29 @@ def _check_types(node: DictConfig, key: str) -> None:
     """
     hints = _hints(node.get("_target_"))
     for name, value in node.items():
-        where, hint = f"{key}.{name}", hints.get(str(name))
+        where, allowed = f"{key}.{name}", _allowed(hints.get(str(name)))
         if isinstance(value, float) and math.isnan(value):
             raise SaintpruneError(f"{where} is nan, which is no number")
-        allowed = set(get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,))
-        allowed |= {int} if float in allowed else set()
-        if all(inspect.isclass(kind) and get_origin(kind) is None for kind in allowed) and not _fits(value, allowed):
+        if not _fits(value, allowed):
             kinds = " or ".join(sorted("null" if kind is type(None) else kind.__name__ for kind in allowed))
             raise SaintpruneError(f"{where} is {str(value)[:60]!r}, but must be {kinds}")
         if OmegaConf.is_dict(value):
             _check_types(value, where)
 
 
+def _allowed(hint: Any) -> set[type]:
+    """Return the classes that a declared type admits; none where it is more than a choice of classes."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if not all(inspect.isclass(kind) and get_origin(kind) is None for kind in kinds):
+        return set()
+    return {*kinds, int} if float in kinds else set(kinds)
+
+
 def _fits(value: Any, allowed: set[type]) -> bool:
-    """Return whether a value is of one of the types; what is to be built is given the benefit of the doubt."""
+    """Return whether a value is of one of the classes, or is to be built as one of them, as far as can be told."""
     if allowed - _SCALARS and OmegaConf.is_dict(value):
         return "_target_" in value
-    return bool(allowed & _ANYTHING) or type(value) in allowed
+    return not allowed or bool(allowed & _ANYTHING) or type(value) in allowed
 
 
 def _hints(target: Any) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from saintprune.config import config_dir, names_of, refuse_overrides, register
+from saintprune.config import as_given, config_dir, names_of, refuse_overrides, register
 from saintprune.errors import SaintpruneError
 from saintprune.launching import refuse_launch, varied_keys
 
@@ -45,7 +45,7 @@ def job(cfg: DictConfig) -> tuple[float, ...] | None:
 def main() -> None:
     """Read the command line and do what it says."""
     try:
-        refuse_overrides([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
+        refuse_overrides([word for word in sys.argv[1:] if word.startswith("~") or ("=" in word and word[0] != "-")])
     except SaintpruneError as error:
         _fail(str(error))
     try:
@@ -103,7 +103,7 @@ def _job_of_sweep(cfg: DictConfig, folder: Path, names: dict[str, str], hydra_co
     from saintprune.wiring_sweep import Job, run_searched
 
     objectives = () if hydra_config.sweeper._target_ == BASIC_SWEEPER else tuple(cfg.objectives)
-    overrides = list(OmegaConf.to_container(hydra_config.overrides.task))
+    overrides = as_given(hydra_config.overrides.task)
     return run_searched(Job(cfg, names, overrides, folder, Path(hydra_config.sweep.dir)), objectives)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -72,12 +72,13 @@ def register() -> None:
 
 def _short_hash(values: Sequence[Any]) -> str:
     """Return six hexadecimal digits that depend on all of the values."""
-    return hashlib.sha256("\0".join(map(str, _unresolved(values))).encode()).hexdigest()[:6]
+    return hashlib.sha256("\0".join(as_given(values)).encode()).hexdigest()[:6]
 
 
-def _unresolved(overrides: Any) -> list[Any]:
+def as_given(overrides: Any) -> list[str]:
     """Return overrides as they were given; a node of OmegaConf would look up what `KEY=${other}` refers to."""
-    return list(OmegaConf.to_container(overrides) if OmegaConf.is_list(overrides) else overrides)  # pyright: ignore
+    plain = OmegaConf.to_container(overrides) if OmegaConf.is_list(overrides) else overrides
+    return [str(override) for override in cast(Sequence[Any], plain)]
 
 
 def compose_run(overrides: Sequence[str] = ()) -> tuple[DictConfig, dict[str, str]]:
@@ -127,7 +128,7 @@ def names_of(hydra_config: Any) -> dict[str, str]:
     """Return how the run's groups are called in tables: the chosen file and, for pruning, what was overridden in it."""
     choices = hydra_config.runtime.choices
     changed = []
-    for override in _unresolved(hydra_config.overrides.task):
+    for override in as_given(hydra_config.overrides.task):
         key, _, value = override.lstrip("+").partition("=")
         if key.startswith(("pruning.", "stage@pruning.", "calibration.target")):
             changed.append(f"{key.rpartition('.')[2]}={value}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from saintprune.config import as_given
 from saintprune.errors import SaintpruneError
 
 PLUGINS = "hydra_plugins"
@@ -49,7 +50,7 @@ def varied_keys(hydra_config: Any) -> list[str]:
     Args:
         hydra_config: the config `hydra` of the multirun.
     """
-    parsed = OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
+    parsed = OverridesParser.create().parse_overrides(as_given(hydra_config.overrides.task))
     varied = [override.get_key_element() for override in parsed if override.is_sweep_override()]
     return [*varied, *map(str, hydra_config.sweeper.get("params") or ())]
 
