@@ -84,7 +84,10 @@ def test_a_mistake_in_one_job_does_not_stop_the_others(tmp_path):
     layers = "pruning.stages.vision.layers=[99],[1]"
     done = command("-m", *SMALL, "pruning=random", layers, "task=benchmark", f"hydra.sweep.dir={tmp_path}")
     assert done.returncode != 0 and "has 99" in done.stderr and "Traceback" not in done.stderr
-    assert [path.parent.name for path in tmp_path.glob("*/metrics.json")] == ["1"]
+    assert [path.parent.name[:2] for path in tmp_path.glob("*/metrics.json")] == ["1-"]
+    assert "failed: pruning.stages.vision.layers=[99]: stages.vision.layers has 99" in done.stderr
+    assert done.stderr.endswith(f"the same command with hydra.sweep.dir={tmp_path}\n")
+    assert "1 runs" in done.stdout, "the table is of what was recorded"
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root, to mount a small disk")

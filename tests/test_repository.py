@@ -136,10 +136,10 @@ def test_links_in_the_documentation_lead_to_files() -> None:
 
 
 def declared() -> list[Requirement]:
-    """Return every requirement in pyproject.toml; left out are the build's, the project's own extras and `lmms`,
-    which lives in an environment of its own, with pins of its own.
+    """Return every requirement in pyproject.toml; left out are the build's, the project's own extras, and `lmms` and
+    `ray`, which live in environments of their own, with pins of their own.
     """
-    extras = [lines for name, lines in PROJECT["optional-dependencies"].items() if name != "lmms"]
+    extras = [lines for name, lines in PROJECT["optional-dependencies"].items() if name not in ("lmms", "ray")]
     lines = PROJECT["dependencies"] + [line for extra in extras for line in extra]
     return [item for item in map(Requirement, lines) if item.name != PROJECT["name"]]
 

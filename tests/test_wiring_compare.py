@@ -9,7 +9,7 @@ from saintprune import wiring
 from saintprune.errors import SaintpruneError
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.samples_file import beside, read_samples
-from saintprune.wiring_compare import cells, chosen, identity, run_all
+from saintprune.wiring_compare import cells, chosen, run_all
 
 SMALL = [
     "model.net.architecture=vit_tiny_patch16_224",
@@ -149,8 +149,3 @@ def test_another_config_is_run_again(tmp_path, built):
     run_all(tmp_path, cells(["tome"], [*SMALL, "pruning.stages.vision.method.r=2"]))
     assert built == ["build", "build"]
     assert json.loads((tmp_path / "tome.json").read_text())["config"]["pruning"]["stages"]["vision"]["method"]["r"] == 2
-
-
-def test_records_from_before_a_group_was_added_are_known():
-    config = {"task": "evaluate", "seed": 0, "calibration": {"target": None, "samples": 64}}
-    assert identity(config) == identity({**config, "analysis": {"samples": 1}, "calibration": {"target": None}})

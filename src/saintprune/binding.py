@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
-from typing import Any, get_args, get_type_hints
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from saintprune.errors import SaintpruneError, did_you_mean
+
+_SCALARS = {int, float, str, bool, type(None)}
+_ANYTHING = {Any, object, dict, list, tuple, Path}  # types that many a value of a config stands for
 
 
 def make(cfg: DictConfig, key: str, **arguments: Any) -> Any:
@@ -25,6 +31,11 @@ def make(cfg: DictConfig, key: str, **arguments: Any) -> Any:
         SaintpruneError: a key that the target does not take, a value that it refuses, or no such target.
     """
     node = OmegaConf.select(cfg, key)
+    if not OmegaConf.is_dict(node) or "_target_" not in node:
+        raise SaintpruneError(
+            f"{key} is {str(node)[:60]!r}, but must say what to build, with a _target_ as in conf/{key.split('.')[0]}"
+        )
+    _check_types(node, key)
     try:
         return instantiate(node, _convert_="all", _partial_=True)(**arguments)
     except InstantiationException as error:  # a node inside this one, or a target that does not exist
@@ -55,19 +66,55 @@ def _reason(node: Any, cause: BaseException) -> str:
     target = get_object(node["_target_"])
     unknown = re.search(r"unexpected keyword argument '(\w+)'", message)
     if unknown is None:
-        return _mistyped(node, target) or message
+        return message
     known = [name for name in inspect.signature(target).parameters if name not in ("self", "kwargs")]
     key = unknown.group(1)
     return f"{target.__name__} has no {key!r}{did_you_mean(key, known)}; it takes {', '.join(known)}"
 
 
-def _mistyped(node: Any, target: Any) -> str | None:
-    """Return which value of a node is not of the type that its target declares; None if none is found."""
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    for key, value in node.items():
-        hint = hints.get(key)
-        allowed = set(get_args(hint)) or {hint}
-        allowed |= {int} if float in allowed else set()
-        if allowed <= {int, float, str, bool, type(None)} and type(value) not in allowed:
-            return f"{key} is {value!r}, but must be {' or '.join(sorted(kind.__name__ for kind in allowed))}"
-    return None
+def _check_types(node: Any, key: str) -> None:
+    """Check the values of a node, and of the nodes inside, against the types that their targets declare.
+
+    Raises:
+        SaintpruneError: a value of another type, or one that is no number (nan).
+    """
+    hints = _hints(node.get("_target_"))
+    for name, value in node.items():
+        where, allowed = f"{key}.{name}", _allowed(hints.get(str(name)))
+        if isinstance(value, float) and math.isnan(value):
+            raise SaintpruneError(f"{where} is nan, which is no number")
+        if not _fits(value, allowed):
+            kinds = " or ".join(sorted("null" if kind is type(None) else kind.__name__ for kind in allowed))
+            raise SaintpruneError(f"{where} is {str(value)[:60]!r}, but must be {kinds}")
+        if OmegaConf.is_dict(value):
+            _check_types(value, where)
+
+
+def _allowed(hint: Any) -> set[type]:
+    """Return the classes that a declared type admits; none where it is more than a choice of classes."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if not all(inspect.isclass(kind) and get_origin(kind) is None for kind in kinds):
+        return set()
+    return {*kinds, int} if float in kinds else set(kinds)
+
+
+def _fits(value: Any, allowed: set[type]) -> bool:
+    """Return whether a value is of one of the classes, or is to be built as one of them, as far as can be told."""
+    if allowed - _SCALARS and OmegaConf.is_dict(value):
+        return "_target_" in value
+    return not allowed or bool(allowed & _ANYTHING) or type(value) in allowed
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Return the declared types of what a target takes, by name; those that cannot be told are left out."""
+    try:
+        found = get_object(target)
+        classes = reversed(inspect.getmro(found)) if inspect.isclass(found) else [found]
+        hints: dict[str, Any] = {}
+        for one in classes:
+            hints |= get_type_hints(one.__init__ if inspect.isclass(one) else one)
+        return hints
+    except (
+        Exception
+    ):  # no such target, or names that are there for type checkers alone; instantiation says what is wrong
+        return {}

@@ -9,53 +9,113 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from saintprune.config import config_dir, names_of, register
+from saintprune.config import as_given, config_dir, names_of, refuse_overrides, register
 from saintprune.errors import SaintpruneError
+from saintprune.launching import refuse_launch, varied_keys
 
 ROOM = 256 * 1024  # bytes that a run's config, record and CSV log need at the least
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # which asks for no objectives
+
+_running: list[Path] = []  # the folder of the multirun that this process has begun and not ended
 
 register()
 
 
-@hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
-def main(cfg: DictConfig) -> None:
-    """Run one job: evaluate, benchmark, calibrate or analyze."""
+def job(cfg: DictConfig) -> tuple[float, ...] | None:
+    """Run one job: evaluate, benchmark, calibrate or analyze; return its objectives where a search asks for them."""
+    hydra_config = HydraConfig.get()
+    folder, names = Path(hydra_config.runtime.output_dir), names_of(hydra_config)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        return _job_of_sweep(cfg, folder, names, hydra_config)
     from saintprune.wiring import run  # torch and timm load only when a job really runs
 
-    hydra_config = HydraConfig.get()
-    sweep = Path(hydra_config.sweep.dir) if hydra_config.mode == RunMode.MULTIRUN else None
     try:
-        run(cfg, Path(hydra_config.runtime.output_dir), names_of(hydra_config), sweep)
+        run(cfg, folder, names)
     except SaintpruneError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        if hydra_config.mode == RunMode.MULTIRUN:  # the other jobs go on; Hydra prints this message when they are done
-            raise CompactHydraException(f"error: {error}") from None
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(error))
+    return None
+
+
+def main() -> None:
+    """Read the command line and do what it says."""
+    try:
+        refuse_overrides([word for word in sys.argv[1:] if word.startswith("~") or ("=" in word and word[0] != "-")])
+    except SaintpruneError as error:
+        _fail(str(error))
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)()
+    except KeyboardInterrupt:
+        _tell_how_to_go_on()
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except SystemExit as end:
+        if end.code:
+            _tell_how_to_go_on()
+        raise
 
 
 class RunCallback(Callback):
-    """Refuses a place where nothing can be written before a run begins; sums up a multirun when it ends."""
+    """Refuses what cannot work before a run begins; sums up a multirun when it ends."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the folder of a single run."""
         _require_room(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the folder of a sweep."""
-        _require_room(Path(config.hydra.sweep.dir))
+        """Check launcher, sweeper and folder of a sweep, and forget the failures of its last start."""
+        from saintprune.reporting.sweep import forget_failures
+
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            refuse_launch(config.hydra.launcher, config.hydra.sweeper)
+        except SaintpruneError as error:
+            _fail(str(error))
+        _require_room(folder)
+        forget_failures(folder)
+        _running.append(folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Gather the records under the sweep's folder."""
-        from saintprune.reporting.sweep import summarise
+        """Gather the records under the sweep's folder; exit with a code other than 0 where a job failed."""
+        from saintprune.reporting.sweep import failures, summarise
 
-        summarise(Path(config.hydra.sweep.dir))
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            summarise(folder)
+        except SaintpruneError as error:
+            _fail(str(error))
+        failed, varied = failures(folder), varied_keys(config.hydra)
+        for path, failure in failed.items():
+            more = f" (traceback: {path})" if failure.traceback else ""
+            print(f"failed: {failure.line(varied)}{more}", file=sys.stderr)
+        if failed:
+            sys.exit(1)
+        _running.clear()
+
+
+def _job_of_sweep(cfg: DictConfig, folder: Path, names: dict[str, str], hydra_config: Any) -> tuple[float, ...] | None:
+    """Run a job unless it is recorded; a failure is told when all jobs are done."""
+    from saintprune.wiring_sweep import Job, run_searched
+
+    objectives = () if hydra_config.sweeper._target_ == BASIC_SWEEPER else tuple(cfg.objectives)
+    overrides = as_given(hydra_config.overrides.task)
+    return run_searched(Job(cfg, names, overrides, folder, Path(hydra_config.sweep.dir)), objectives)
+
+
+def _tell_how_to_go_on() -> None:
+    """Say how a multirun that did not end well is continued."""
+    for folder in _running:
+        print(f"to run what is missing: the same command with hydra.sweep.dir={folder}", file=sys.stderr)
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
 
 
 def _require_room(folder: Path) -> None:
@@ -68,13 +128,11 @@ def _require_room(folder: Path) -> None:
     except OSError as error:
         if probe.exists():
             probe.unlink()
-        print(
-            f"error: cannot write to {folder}: {error.strerror}; make room or choose another place with"
-            " hydra.run.dir=DIR (hydra.sweep.dir=DIR for -m)",
-            file=sys.stderr,
+        _fail(
+            f"cannot write to {folder}: {error.strerror}; make room or choose another place with"
+            " hydra.run.dir=DIR (hydra.sweep.dir=DIR for -m)"
         )
-        sys.exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

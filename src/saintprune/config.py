@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString, Sweep
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import MISSING, DictConfig, open_dict
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from saintprune.errors import SaintpruneError
@@ -53,6 +56,7 @@ class Config:
     benchmark: Any = MISSING
     analysis: Any = MISSING
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    objectives: list[str] = field(default_factory=lambda: ["pruned.accuracy", "delta.speedup"])
     seed: int = 0
     experiment: str | None = None  # the file in conf/experiment that it was composed from
 
@@ -97,9 +101,23 @@ class OwnConfigs(SearchPathPlugin):
 
 
 def register() -> None:
-    """Make the schema known to Hydra as `schema`, and what runs wrote as configs."""
+    """Make known to Hydra the schema as `schema`, what runs wrote as configs, and `short_hash`, which tells the folders
+    of a sweep's jobs apart.
+    """
     ConfigStore.instance().store(name="schema", node=Config)
     Plugins.instance().register(OwnConfigs)
+    OmegaConf.register_new_resolver("short_hash", _short_hash, replace=True)
+
+
+def _short_hash(values: Sequence[Any]) -> str:
+    """Return six hexadecimal digits that depend on all of the values."""
+    return hashlib.sha256("\0".join(as_given(values)).encode()).hexdigest()[:6]
+
+
+def as_given(overrides: Any) -> list[str]:
+    """Return overrides as they were given; a node of OmegaConf would look up what `KEY=${other}` refers to."""
+    plain = OmegaConf.to_container(overrides) if OmegaConf.is_list(overrides) else overrides
+    return [str(override) for override in cast(Sequence[Any], plain)]
 
 
 def compose_run(overrides: Sequence[str] = ()) -> tuple[DictConfig, dict[str, str]]:
@@ -112,6 +130,7 @@ def compose_run(overrides: Sequence[str] = ()) -> tuple[DictConfig, dict[str, st
         SaintpruneError: a name or an override that Hydra does not take.
     """
     register()
+    refuse_overrides(overrides)
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             cfg = compose("config", list(overrides), return_hydra_config=True)
@@ -124,11 +143,31 @@ def compose_run(overrides: Sequence[str] = ()) -> tuple[DictConfig, dict[str, st
     return cfg, names
 
 
+def refuse_overrides(overrides: Sequence[str]) -> None:
+    """Check what Hydra would meet with a traceback, or not at all; other mistakes it tells.
+
+    Raises:
+        SaintpruneError: a group is given a number or the like, or a part that every run needs is taken away.
+    """
+    groups = {path.name for path in config_dir().iterdir() if path.is_dir()}
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException:
+        return
+    for override in parsed:
+        key, value = override.key_or_group, override.value()
+        if override.is_delete() and key in Config.__dataclass_fields__:
+            raise SaintpruneError(f"~{key} takes away what every run needs: leave it out")
+        for item in (value if isinstance(value, list) else [value]) if key in groups else ():
+            if not isinstance(item, (str, QuotedString, Sweep)):
+                raise SaintpruneError(f"{key}={item} names no file: choose one of conf/{key}, or set {key}.KEY")
+
+
 def names_of(hydra_config: Any) -> dict[str, str]:
     """Return how the run's groups are called in tables: the chosen file and, for pruning, what was overridden in it."""
     choices = hydra_config.runtime.choices
     changed = []
-    for override in hydra_config.overrides.task:
+    for override in as_given(hydra_config.overrides.task):
         key, _, value = override.lstrip("+").partition("=")
         if key.startswith(("pruning.", "stage@pruning.", "calibration.target")):
             changed.append(f"{key.rpartition('.')[2]}={value}")

@@ -1,9 +1,16 @@
-"""Files that are whole or absent."""
+"""Files that are whole or absent, and locks that end with the process that holds them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
 
 from saintprune.errors import SaintpruneError
 
@@ -29,3 +36,23 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
             " hydra.run.dir=DIR"
         ) from error
     return path
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock while the block runs; the system frees it when the process ends, also when it is killed.
+
+    Args:
+        path: of the file that stands for the lock; it stays, empty.
+        waiting: called where another process holds the lock, before this one waits for it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        if fcntl is not None:
+            with suppress(OSError):  # a disk that cannot lock: then two processes may do the same work
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    waiting()
+                    fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -160,6 +160,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if not isinstance(self.stages, Mapping):
+            raise ValueError(f"stages is {self.stages!r}, but must name stages, as the files in conf/pruning do")
         for name, stage in self.stages.items():
             if not isinstance(stage, Stage):
                 raise ValueError(f"stages.{name} is {stage!r}, but must be a stage: a site, layers and a method")

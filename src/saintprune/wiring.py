@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from saintprune import wiring_analysis, wiring_logging, wiring_vlm
@@ -30,14 +32,26 @@ from saintprune.files import write_atomically
 from saintprune.metrics.samples import Samples
 from saintprune.models.heads import answers, attach
 from saintprune.parts import Parts, console, progress, quiet
-from saintprune.plan import Plan
+from saintprune.plan import NAMED, Plan
 from saintprune.reporting.assemble import figures, vlm_figures
+from saintprune.reporting.identity import identity, names_stages
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.tables import layers_line, run_table
 
 FEW = 0.1  # share of the tokens at the end below which a run says how to calibrate
 
 
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Turn what OmegaConf says of a config (no such interpolation, no such key) into one line."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        reason = " ".join(str(error).split())
+        raise SaintpruneError(f"the config cannot be read: {reason}; see it with --cfg job") from error
+
+
+@_clear_errors()
 def run(cfg: DictConfig, output_dir: Path, names: dict[str, str], sweep: Path | None = None) -> RunRecord:
     """Do the task of a composed config and write its record.
 
@@ -51,6 +65,7 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str], sweep: Path | 
         SaintpruneError: a mistake that the user can mend.
     """
     quiet()
+    known_as = identity_of(cfg)  # first: a run may change the files that it was made from
     target = None if cfg.calibration.target is None else Target.parse(cfg.calibration.target)
     if cfg.task == Task.calibrate and target is None:
         raise SaintpruneError("task=calibrate needs a target, for example calibration.target=flops:0.5")
@@ -67,6 +82,7 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str], sweep: Path | 
         record = _record(parts, None, None, None, found)
     else:
         record = measure(parts, calibrated)
+    record = replace(record, identity=known_as)
     path = record.write(output_dir / "metrics.json")
     wiring_logging.log(logger, record, path, parts, analysis)
     if cfg.task in (Task.evaluate, Task.benchmark):
@@ -75,6 +91,19 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str], sweep: Path | 
     return record
 
 
+@_clear_errors()
+def identity_of(cfg: DictConfig) -> str:
+    """Return the hash of what determines the figures of a run of this config, here and with this code.
+
+    Raises:
+        SaintpruneError: the hardware's values make no sense.
+    """
+    config = _container(cfg)
+    stages = wiring_analysis.stages_path(cfg.model.name) if names_stages(config, NAMED) else None
+    return identity(config, asdict(make(cfg, "hardware")), stages)
+
+
+@_clear_errors()
 def build(cfg: DictConfig, names: dict[str, str]) -> Parts:
     """Turn the groups of a config into objects that fit each other."""
     torch.manual_seed(cfg.seed)

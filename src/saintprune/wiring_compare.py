@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from saintprune import wiring
 from saintprune.calibration.search import OutOfReach
@@ -21,8 +20,6 @@ from saintprune.parts import Parts, console, quiet
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.samples_file import beside, write_samples
 from saintprune.reporting.tables import run_table
-
-NO_RESULT = ("logger", "analysis", "experiment")  # parts of a config that change no figure
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,8 @@ def run_all(folder: Path, planned: Sequence[Cell]) -> dict[str, str]:
     parts: Parts | None = None
     for number, cell in enumerate(planned, start=1):
         path = folder / f"{cell.name}.json"
-        if is_recorded(path, cell.cfg):
+        known_as = wiring.identity_of(cell.cfg)
+        if is_recorded(path, known_as):
             console.print(f"{path}: recorded already", soft_wrap=True)
             continue
         console.print(f"[bold]{number} of {len(planned)}: {cell.name}[/bold]", soft_wrap=True)
@@ -120,6 +118,7 @@ def run_all(folder: Path, planned: Sequence[Cell]) -> dict[str, str]:
             record, samples = _measured(parts, cell.target)
             if samples is not None:
                 write_samples(beside(path), samples)  # first: where there is a record, all of the cell is there
+            record = replace(record, identity=known_as)
             record.write(path)
         except SaintpruneError as error:
             failed[cell.name] = str(error)
@@ -134,19 +133,10 @@ def run_all(folder: Path, planned: Sequence[Cell]) -> dict[str, str]:
     return failed
 
 
-def is_recorded(path: Path, cfg: DictConfig) -> bool:
-    """Return whether there is a record of this config, apart from what changes no figure."""
-    if not path.is_file():
-        return False
-    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
-    return identity(RunRecord.read(path).config) == identity(config)
-
-
-def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what of a config determines a record's figures, on one machine and with one version of the code."""
-    found = {key: value for key, value in config.items() if key not in NO_RESULT}
-    calibration = {key: value for key, value in found.pop("calibration").items() if key != "save_as"}
-    return found | ({} if calibration["target"] is None else {"calibration": calibration})
+def is_recorded(path: Path, known_as: str) -> bool:
+    """Return whether there is a record of this identity."""
+    record = RunRecord.read_if_whole(path)
+    return record is not None and record.identity == known_as
 
 
 def _measured(parts: Parts, target: Target | None) -> tuple[RunRecord, Samples | None]:

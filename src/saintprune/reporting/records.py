@@ -40,6 +40,7 @@ class RunRecord:
 
     `out_of_reach` says why a pruning cannot meet the target it was given; such a record holds no figures.
     `analysis` is what task=analyze found: samples, parts (see `saintprune.analysis.stage_file`), sensitivity, seconds.
+    `identity` is the hash of what determined the figures (see `saintprune.reporting.identity`); None in older records.
     """
 
     task: str
@@ -63,6 +64,7 @@ class RunRecord:
     hardware: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+    identity: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -100,6 +102,14 @@ class RunRecord:
         if found != SCHEMA_VERSION:
             raise SaintpruneError(f"{path} has record schema {found}, but this version reads {SCHEMA_VERSION}")
         return cls(**content)
+
+    @classmethod
+    def read_if_whole(cls, path: Path) -> RunRecord | None:
+        """Read a record, or return None where there is no such file or it is no record."""
+        try:
+            return cls.read(path) if path.is_file() else None
+        except (SaintpruneError, TypeError):  # TypeError: keys that a record of this version lacks
+            return None
 
 
 def source_commit() -> str | None:

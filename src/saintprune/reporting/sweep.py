@@ -1,7 +1,10 @@
-"""What the runs of a sweep found, side by side."""
+"""What the jobs of a sweep found, side by side, and which of them failed."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -12,18 +15,53 @@ from saintprune.reporting.records import RunRecord
 from saintprune.reporting.results import row, write_csv
 from saintprune.reporting.tables import sweep_table
 
-RESULTS = "results.csv"
+RECORD, FAILED, RESULTS = "metrics.json", "failed.json", "results.csv"  # the first two in each job's folder
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that has no record.
+
+    Attributes:
+        overrides: of the job, KEY=VALUE each.
+        error: why, in one line.
+        traceback: where that is no mistake of the user's.
+    """
+
+    overrides: list[str]
+    error: str
+    traceback: str | None = None
+
+    def line(self, varied: Sequence[str]) -> str:
+        """Return one line that names the job by its overrides of the keys that the sweep varies."""
+        named = [item for item in self.overrides if item.partition("=")[0] in varied]
+        return f"{' '.join(named or self.overrides) or 'the only job'}: {self.error}"
+
+
+def forget_failures(folder: Path) -> None:
+    """Delete what is kept of failed jobs below a sweep's folder, before its jobs run again."""
+    for path in folder.glob(f"**/{FAILED}"):
+        path.unlink()
+
+
+def failures(folder: Path) -> dict[Path, Failure]:
+    """Return the failed jobs below a sweep's folder, by file."""
+    return {path: Failure(**json.loads(path.read_text())) for path in sorted(folder.glob(f"**/{FAILED}"))}
 
 
 def summarise(folder: Path) -> None:
     """Print one table over the records below a folder and draw their figure there; nothing where there are none.
 
-    Where the runs were logged to W&B, their comparison becomes a run of its own in their group.
+    Of several records of one identity the first counts: jobs that differ in nothing that matters are one. Where the
+    runs were logged to W&B, their comparison becomes a run of its own in their group.
     """
-    paths = sorted(folder.glob("**/metrics.json"))
-    records = [RunRecord.read(path) for path in paths]
-    if not records:
+    found: dict[str | Path, tuple[Path, RunRecord]] = {}
+    for path in sorted(folder.glob(f"**/{RECORD}"), key=_number):
+        record = RunRecord.read(path)
+        found.setdefault(record.identity or path, (path, record))
+    if not found:
         return
+    paths, records = (list(column) for column in zip(*found.values(), strict=True))
     console = Console()
     console.print(sweep_table(records))
     figure = sweep_figure(records, folder / "sweep.png")
@@ -34,3 +72,9 @@ def summarise(folder: Path) -> None:
     console.print(f"records: {folder}", soft_wrap=True)
     if (failed := log_sweep(records, rows, table, figure)) is not None:
         console.print(f"[yellow]the records are there, but their comparison is not logged:[/yellow] {failed}")
+
+
+def _number(path: Path) -> tuple[int, str]:
+    """Return what records are sorted by: the number of the job, as folders are called after it."""
+    number = path.parent.name.partition("-")[0]
+    return int(number) if number.isdecimal() else 0, str(path)
