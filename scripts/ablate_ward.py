@@ -13,6 +13,7 @@ import sys
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import track
@@ -31,6 +32,11 @@ from saintprune.workbench import open_run
 
 IMAGES, CALIBRATED_ON = 320, 2  # with a schedule, FLOPs are the same for every image
 EVEN, DECAYING = Schedule(drop=0.9), Schedule(drop=0.9, decay=0.3)
+MERGES = 20  # of a block, where it is looked for the place of ToMe's error
+PLACES = {
+    f"ToMe, {MERGES} merges a block, blocks {layers} alone": Plan.vision(ToMe(r=MERGES), layers)
+    for layers in ("0:2", "2:4", "0:4", "4:8", "8:12")
+}
 BUDGETS = {
     0.5: {
         "ToMe, even, all blocks": Plan.vision(ToMe(), "all", schedule=EVEN),
@@ -68,20 +74,13 @@ def main(path: Path, overrides: list[str]) -> None:
     size = parts.hardware.batch_size
     batches = [images.to(parts.device) for images, _ in islice(parts.data.train_dataloader(), IMAGES // size)]
     calibrator = Calibrator(parts.adapter, [batches[0][:CALIBRATED_ON]])
-    unpruned, rows = logits(parts, batches, Plan()), []
-    planned = [(flops, *variant) for flops, variants in BUDGETS.items() for variant in variants.items()]
+    unpruned = logits(parts, batches, Plan())
+    rows: list[dict[str, Any]] = []
+    planned = [(None, *variant) for variant in PLACES.items()]
+    planned += [(flops, *variant) for flops, variants in BUDGETS.items() for variant in variants.items()]
     for flops, name, plan in track(planned, description="variants"):
-        try:
-            found = calibrator.search(plan, Target("flops", flops))
-        except OutOfReach as error:
-            rows.append({"flops": flops, "variant": name, "out_of_reach": str(error)})
-            continue
-        pruned = logits(parts, batches, found.plan)
-        same = (pruned.argmax(1) == unpruned.argmax(1)).double().mean().item()
-        error = (pruned - unpruned).square().mean().sqrt().item()
-        rows.append({"flops": flops, "variant": name, "schedule": asdict(found.plan.stages["vision"].schedule),
-                     "flops_ratio": found.measured.flops, "agreement": same, "logit_rms": error})  # fmt: skip
-        print(f"{flops:.2f} {name:34} same answers {same:.4f}, logit error {error:.3f}", flush=True)
+        rows.append({"flops": flops, "variant": name} | measured(parts, calibrator, batches, unpruned, plan, flops))
+        print(rows[-1], flush=True)
     record = {
         "what": "parts of pruning=ward exchanged one by one, on training images",
         "model": parts.cfg.model.name,
@@ -92,6 +91,26 @@ def main(path: Path, overrides: list[str]) -> None:
         "packages": package_versions(),
     }
     write_atomically(path, json.dumps(record, indent=2) + "\n")
+
+
+def measured(
+    parts: Parts, calibrator: Calibrator, batches: list[Tensor], unpruned: Tensor, plan: Plan, flops: float | None
+) -> dict[str, Any]:
+    """Calibrate a plan to a share of the FLOPs, where there is one, and return what it does to the answers."""
+    schedule = None
+    if flops is not None:
+        try:
+            plan = calibrator.search(plan, Target("flops", flops)).plan
+        except OutOfReach as error:
+            return {"out_of_reach": str(error)}
+        schedule = plan.stages["vision"].schedule
+    pruned = logits(parts, batches, plan)
+    return {
+        "schedule": None if schedule is None else asdict(schedule),
+        "flops_ratio": calibrator.measure(plan, timed=False).flops,
+        "agreement": (pruned.argmax(1) == unpruned.argmax(1)).double().mean().item(),
+        "logit_rms": (pruned - unpruned).square().mean().sqrt().item(),
+    }
 
 
 @torch.inference_mode()
