@@ -30,7 +30,7 @@ def ran(monkeypatch):
     """Jobs whose identity is their config, and that only write a record; the list of those that ran."""
     done = []
 
-    def run(cfg, folder, names):
+    def run(cfg, folder, names, sweep):
         done.append(cfg)
         if cfg == "bad":
             raise SaintpruneError("layers has [99], but the network has 12 blocks")

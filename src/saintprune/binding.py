@@ -107,6 +107,8 @@ def _fits(value: Any, allowed: set[type]) -> bool:
 
 def _hints(target: Any) -> dict[str, Any]:
     """Return the declared types of what a target takes, by name; those that cannot be told are left out."""
+    if target is None:  # a group of plain values; Hydra would write an error before it raises one
+        return {}
     try:
         found = get_object(target)
         classes = reversed(inspect.getmro(found)) if inspect.isclass(found) else [found]
@@ -114,7 +116,5 @@ def _hints(target: Any) -> dict[str, Any]:
         for one in classes:
             hints |= get_type_hints(one.__init__ if inspect.isclass(one) else one)
         return hints
-    except (
-        Exception
-    ):  # no such target, or names that are there for type checkers alone; instantiation says what is wrong
+    except Exception:  # no such target, of which `instantiate` says more, or names that only type checkers know
         return {}
