@@ -1,11 +1,13 @@
 """What runs write for later runs is found, in a checkout and where the package is installed."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from saintprune import config
-from saintprune.config import compose_run, config_dir, config_file, names_in, own_config_dir
+from saintprune.config import compose_run, config_dir, config_file, names_in, own_config_dir, refuse_overrides
+from saintprune.errors import SaintpruneError
 
 ROOT = Path(__file__).parents[1]
 PRUNING = "_target_: saintprune.plan.Plan\nstages: {{}}\ncalibrated: {{model: {model}}}\n"
@@ -43,3 +45,16 @@ def test_what_was_written_is_composed_before_what_is_packaged(installed):
     assert {"own/fast", "tome"} <= set(names_in("pruning"))
     assert config_file("pruning/own/fast.yaml") == installed / "pruning/own/fast.yaml"
     assert config_file("pruning/tome.yaml") == config_dir() / "pruning/tome.yaml"
+
+
+@pytest.mark.parametrize(
+    "word", ["pruning=glob(*)", "pruning=saint,tome", "pruning=vit_s14/saint_speedup2", "seed=range(3)"]
+)
+def test_what_hydra_can_choose_by_is_left_to_it(word):
+    refuse_overrides([word])
+
+
+@pytest.mark.parametrize("word", ["pruning=3", "pruning=null", "~model"])
+def test_what_names_no_file_is_refused(word):
+    with pytest.raises(SaintpruneError, match=re.escape(word.split("=")[0])):
+        refuse_overrides([word])

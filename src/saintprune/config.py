@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString, Sweep
+from hydra.core.override_parser.types import Glob, QuotedString, Sweep
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -159,7 +159,7 @@ def refuse_overrides(overrides: Sequence[str]) -> None:
         if override.is_delete() and key in Config.__dataclass_fields__:
             raise SaintpruneError(f"~{key} takes away what every run needs: leave it out")
         for item in (value if isinstance(value, list) else [value]) if key in groups else ():
-            if not isinstance(item, (str, QuotedString, Sweep)):
+            if not isinstance(item, (str, QuotedString, Sweep, Glob)):
                 raise SaintpruneError(f"{key}={item} names no file: choose one of conf/{key}, or set {key}.KEY")
 
 
