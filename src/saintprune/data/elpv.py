@@ -10,11 +10,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from saintprune.data.base import ImageData
 from saintprune.data.images import ImageFile, ImageFiles, mixed
-from saintprune.data.packaged import PackagedImages
+from saintprune.data.packaged import PackagedImageData, PackagedImages
 from saintprune.data.sampling import stratified_sample
 
 TEST_IMAGES = 656  # a quarter of 2,624
@@ -35,34 +33,17 @@ class Cell:
         return f"{self.kind} {self.probability:.3f}"
 
 
-class Elpv(ImageData):
+class Elpv(PackagedImageData):
     """Functional or defective: 1,968 training and 656 test images, 300 x 300 pixels, gray shown as RGB.
 
     A cell is defective iff its defect probability is above 0.5. The split is stratified by cell type and probability
     and depends on the file names alone.
+    The folder `root` holds labels.csv and images/.
     """
 
     name = "elpv"
     licence = "CC BY-NC-SA 4.0"
     classes = ("functional", "defective")
-
-    def __init__(self, *, root: str | None = None, **settings: Any) -> None:
-        """Keep the settings.
-
-        Args:
-            root: The folder that holds labels.csv and images/; None finds the installed package's.
-            **settings: See `ImageData`.
-        """
-        super().__init__(**settings)
-        self.root = root
-
-    def test_split(self) -> ImageFiles:
-        """Return the 656 test images, or `limit` of them."""
-        return self._split(test=True, limit=self.limit)
-
-    def train_split(self) -> ImageFiles:
-        """Return the 1,968 training images."""
-        return self._split(test=False, limit=None)
 
     def _split(self, *, test: bool, limit: int | None) -> ImageFiles:
         root = PACKAGE.checked(self.root)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from saintprune.data.base import ImageData
+from saintprune.data.images import ImageFiles
 from saintprune.errors import SaintpruneError
 
 REQUIREMENTS = "--no-deps --require-hashes -r requirements/assets.txt"
@@ -72,6 +76,32 @@ class PackagedImages:
                 f"the {self.title} files in {root} are not the published ones: "
                 f"expected sha256 {self.sha256}, got {got}; {mend}"
             )
+
+
+class PackagedImageData(ImageData):
+    """Images of one package, of which `_split` makes a training and a test split."""
+
+    def __init__(self, *, root: str | None = None, **settings: Any) -> None:
+        """Keep the settings.
+
+        Args:
+            root: The folder of images; None finds the installed package's.
+            **settings: See `ImageData`.
+        """
+        super().__init__(**settings)
+        self.root = root
+
+    def test_split(self) -> ImageFiles:
+        """Return the test images, or `limit` of them."""
+        return self._split(test=True, limit=self.limit)
+
+    def train_split(self) -> ImageFiles:
+        """Return the training images."""
+        return self._split(test=False, limit=None)
+
+    @abstractmethod
+    def _split(self, *, test: bool, limit: int | None) -> ImageFiles:
+        """Return the test images or the training images, or `limit` of them."""
 
 
 def combined_sha256(files: Iterable[Path]) -> str:

@@ -7,45 +7,26 @@ arXiv 2501.12596, 2025; simulated with spc4sts (Bui and Apley, Journal of Qualit
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from saintprune.data.base import ImageData
 from saintprune.data.images import ImageFile, ImageFiles, mixed
-from saintprune.data.packaged import PackagedImages, combined_sha256
+from saintprune.data.packaged import PackagedImageData, PackagedImages, combined_sha256
 from saintprune.data.sampling import stratified_sample
 
 IMAGES = {"nominal": 1000, "local": 500, "global": 500}  # folder, also the class -> images, numbered from 1
 TEST_IMAGES = 500  # a quarter of 2,000
 
 
-class Textile(ImageData):
+class Textile(PackagedImageData):
     """Nominal, locally or globally defective weave: 1,500 training and 500 test images, 250 x 250 pixels, gray as RGB.
 
     A local defect is a spot of some ten pixels; a global one is a weave with both parameters lowered by 5 %.
     The split is stratified by class and depends on the file names alone.
+    The folder `root` holds nominal/, local/ and global/.
     """
 
     name = "textile"
     licence = "MIT"
     classes = tuple(IMAGES)
-
-    def __init__(self, *, root: str | None = None, **settings: Any) -> None:
-        """Keep the settings.
-
-        Args:
-            root: The folder that holds nominal/, local/ and global/; None finds the installed package's.
-            **settings: See `ImageData`.
-        """
-        super().__init__(**settings)
-        self.root = root
-
-    def test_split(self) -> ImageFiles:
-        """Return the 500 test images, or `limit` of them."""
-        return self._split(test=True, limit=self.limit)
-
-    def train_split(self) -> ImageFiles:
-        """Return the 1,500 training images."""
-        return self._split(test=False, limit=None)
 
     def _split(self, *, test: bool, limit: int | None) -> ImageFiles:
         root = PACKAGE.checked(self.root)
