@@ -31,7 +31,7 @@ from saintprune.reporting.records import package_versions, source_commit
 from saintprune.workbench import open_run
 
 IMAGES, CALIBRATED_ON = 256, 2  # with a schedule, FLOPs are the same for every image
-EVEN, DECAYING = Schedule(drop=0.9), Schedule(drop=0.9, decay=0.3)
+EVEN, CURVED = Schedule(drop=0.9), Schedule(drop=0.9, steepness=2.2)
 MERGES = 20  # of a block, where it is looked for the place of ToMe's error
 PLACES = {
     f"ToMe, {MERGES} merges a block, blocks {layers} alone": Plan.vision(ToMe(r=MERGES), layers)
@@ -39,29 +39,29 @@ PLACES = {
 }
 BUDGETS = {
     0.5: {
-        "ToMe, even, all blocks": Plan.vision(ToMe(), "all", schedule=EVEN),
-        "ToMe, Ward's schedule": Plan.vision(ToMe(), "0.25:", schedule=DECAYING),
-        "ward, even, all blocks": Plan.vision(Ward(), "all", schedule=EVEN),
-        "ward": Plan.vision(Ward(), "0.25:", schedule=DECAYING),
-        "ward, without attention": Plan.vision(Ward(power=0.0), "0.25:", schedule=DECAYING),
-        "ward, attention in full": Plan.vision(Ward(power=1.0), "0.25:", schedule=DECAYING),
-        "ward, one matching": Plan.vision(Ward(share=0.5), "0.25:", schedule=DECAYING),
-        "ward, more rounds": Plan.vision(Ward(share=0.05), "0.25:", schedule=DECAYING),
-        "ward, no proportional attention": Plan.vision(
-            Ward(), "0.25:", schedule=DECAYING, proportional_attention=False
-        ),
-        "ward, decay 0.6": Plan.vision(Ward(), "0.25:", schedule=Schedule(drop=0.9, decay=0.6)),
-        "ward, from a sixth": Plan.vision(Ward(), "0.17:", schedule=DECAYING),
+        "ToMe, even": Plan.vision(ToMe(), "all", schedule=EVEN),
+        "ToMe, Ward's schedule": Plan.vision(ToMe(), "all", schedule=CURVED),
+        "ward, even": Plan.vision(Ward(), "all", schedule=EVEN),
+        "ward": Plan.vision(Ward(), "all", schedule=CURVED),
+        "ward, steepness 1.5": Plan.vision(Ward(), "all", schedule=Schedule(drop=0.9, steepness=1.5)),
+        "ward, steepness 3": Plan.vision(Ward(), "all", schedule=Schedule(drop=0.9, steepness=3.0)),
+        "ward, without attention": Plan.vision(Ward(power=0.0), "all", schedule=CURVED),
+        "ward, attention in full": Plan.vision(Ward(power=1.0), "all", schedule=CURVED),
+        "ward, one matching": Plan.vision(Ward(share=0.5), "all", schedule=CURVED),
+        "ward, more rounds": Plan.vision(Ward(share=0.05), "all", schedule=CURVED),
+        "ward, no proportional attention": Plan.vision(Ward(), "all", schedule=CURVED, proportional_attention=False),
     },
     0.67: {
-        "ToMe, even, all blocks": Plan.vision(ToMe(), "all", schedule=EVEN),
-        "ward": Plan.vision(Ward(), "0.25:", schedule=DECAYING),
-        "ward, from a sixth": Plan.vision(Ward(), "0.17:", schedule=DECAYING),
+        "ToMe, even": Plan.vision(ToMe(), "all", schedule=EVEN),
+        "ward, even": Plan.vision(Ward(), "all", schedule=EVEN),
+        "ward": Plan.vision(Ward(), "all", schedule=CURVED),
     },
     0.33: {
         "ToMe, even, first half": Plan.vision(ToMe(), "first_half", schedule=EVEN),
-        "ward": Plan.vision(Ward(), "0.25:", schedule=DECAYING),
-        "ward, from a sixth": Plan.vision(Ward(), "0.17:", schedule=DECAYING),
+        "ToMe, Ward's schedule": Plan.vision(ToMe(), "all", schedule=CURVED),
+        "ward, even, first half": Plan.vision(Ward(), "first_half", schedule=EVEN),
+        "ward": Plan.vision(Ward(), "all", schedule=CURVED),
+        "ward, steepness 1.5": Plan.vision(Ward(), "all", schedule=Schedule(drop=0.9, steepness=1.5)),
     },
 }
 

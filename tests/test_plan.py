@@ -48,12 +48,17 @@ def test_schedule_drops_evenly():
     assert Schedule(drop=1.0).budget(2, 3, 100) == 1, "one patch is left"
 
 
-def test_schedule_decays_geometrically():
-    schedule = Schedule(drop=0.9, decay=0.25)
-    assert [schedule.budget(step, 3, 100) for step in range(3)] == [40, 20, 10]
-    mild = Schedule(drop=0.5, decay=0.25)
-    assert [mild.budget(step, 3, 100) for step in range(3)] == [100, 100, 50], "no layer leaves more than there are"
-    assert Schedule(drop=0.9, decay=0.25).budget(0, 1, 100) == 10, "a single layer leaves what is asked for"
+def test_schedule_falls_along_an_s():
+    schedule = Schedule(drop=0.8, steepness=2.0)
+    assert [schedule.budget(step, 4, 100) for step in range(4)] == [80, 50, 31, 20]  # 1 / (1 + 4 t²)
+    steep = Schedule(drop=0.8, steepness=8.0)
+    assert [steep.budget(step, 4, 100) for step in range(2)] == [100, 98]
+    assert Schedule(drop=0.9, steepness=2.0).budget(0, 1, 100) == 10, "a single layer leaves what is asked for"
+
+
+@pytest.mark.parametrize(("drop", "left"), [(0.0, [100, 100]), (1.0, [1, 1])])
+def test_ends_of_an_s(drop, left):
+    assert [Schedule(drop=drop, steepness=2.0).budget(step, 2, 100) for step in range(2)] == left
 
 
 def test_schedule_keeps_shares_or_numbers():
@@ -74,8 +79,8 @@ def test_steps_know_their_budget():
         (lambda: Schedule(), "exactly one"),
         (lambda: Schedule(drop=0.1, keep=(3,)), "exactly one"),
         (lambda: Schedule(drop=1.2), "drop is 1.2"),
-        (lambda: Schedule(drop=0.5, decay=0.0), "decay is 0.0"),
-        (lambda: Schedule(keep=(3,), decay=0.5), "decay is 0.5"),
+        (lambda: Schedule(drop=0.5, steepness=0.0), "steepness is 0.0"),
+        (lambda: Schedule(keep=(3,), steepness=2.0), "steepness is 2.0"),
         (lambda: Schedule(keep=(0.5, 1.5)), "keep has 1.5"),
         (lambda: Schedule(keep=(-1,)), "keep has -1"),
         (lambda: Stage("tower", "all", Saint()), "site is 'tower'"),

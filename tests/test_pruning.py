@@ -104,6 +104,13 @@ def test_a_vision_language_model_is_calibrated_on_prompts() -> None:
     assert sum(pruned.tokens_per_layer) == pytest.approx(measured.tokens * 16 * 6)
 
 
+def test_drop_keeps_the_shape_of_the_schedule(net) -> None:
+    with prune(net, "ward", drop=0.5) as pruned:
+        assert pruned.plan.stages["vision"].schedule == Schedule(drop=0.5, steepness=2.2)
+    with prune(net, "tome", drop=0.5) as pruned:
+        assert pruned.plan.stages["vision"].schedule == Schedule(drop=0.5)
+
+
 def test_a_loader_is_read_no_further_than_needed(net, images) -> None:
     def loader():
         yield images, torch.zeros(6)

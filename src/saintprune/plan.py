@@ -24,18 +24,18 @@ class Schedule:
 
     Attributes:
         drop: share of the patches that is gone after the last pruned layer, 0..1; the pruned layers share it evenly,
-            or as `decay` says.
+            or as `steepness` says.
         keep: patches that the first, second, … pruned layer leaves: shares (floats, 0..1) or numbers (ints).
-        decay: only with `drop`: what the last pruned layer leaves as a share of what the first leaves, above 0 and at
-            most 1; the numbers fall geometrically, so that the first layer takes the most. A layer to which that gives
-            more patches than there are leaves all.
+        steepness: only with `drop`, above 0: the share that is left falls along the log-logistic curve
+            `(1 - drop) / (1 - drop + drop * t ** steepness)`, where t goes from 0 to 1 over the pruned layers. Above 1
+            it is an S: little goes at first, most where half are left, wherever the depth of that is.
 
     Shares are of the patches that the unpruned network has; in a decoder, of the tokens that an image has unpruned.
     """
 
     drop: float | None = None
     keep: tuple[float | int, ...] | None = None
-    decay: float | None = None
+    steepness: float | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -43,10 +43,8 @@ class Schedule:
             raise ValueError("a schedule needs exactly one of `drop` and `keep`")
         if self.drop is not None and not 0 <= self.drop <= 1:
             raise ValueError(f"schedule.drop is {self.drop}, but a share lies in 0..1")
-        if self.decay is not None and (self.drop is None or not 0 < self.decay <= 1):
-            raise ValueError(
-                f"schedule.decay is {self.decay}, but must be above 0 and at most 1, and goes with `drop` alone"
-            )
+        if self.steepness is not None and (self.drop is None or not 0 < self.steepness < math.inf):
+            raise ValueError(f"schedule.steepness is {self.steepness}, but must be above 0, and goes with `drop` alone")
         if self.keep is not None:
             object.__setattr__(self, "keep", tuple(self.keep))
             for value in self.keep:
@@ -68,9 +66,9 @@ class Schedule:
             value = self.keep[step]
             return max(1, round(value * patches) if isinstance(value, float) else value)
         assert self.drop is not None
-        if self.decay is not None:
-            before_last = (steps - 1 - step) / max(steps - 1, 1)  # 1 at the first pruned layer, 0 at the last
-            return max(1, round(min(1.0, (1 - self.drop) / self.decay**before_last) * patches))
+        if self.steepness is not None:
+            left, gone = 1 - self.drop, self.drop * ((step + 1) / steps) ** self.steepness
+            return max(1, round(left / (left + gone) * patches)) if left else 1
         return max(1, patches - round(self.drop * patches * (step + 1) / steps))
 
 

@@ -138,9 +138,9 @@ def prune(
     if images is not None and target is None:
         raise SaintpruneError("images are there to calibrate on: give speedup=, flops=, tokens= or agreement= as well")
     adapter = adapter_for(model)
-    if drop is not None:
-        settings["schedule"] = _schedule(drop)
     plan = named_plan(method, settings)
+    if drop is not None:
+        plan = named_plan(plan, {"schedule": _schedule(drop, plan)})
     if target is None:
         _warn_of_thresholds(plan, settings)
         return Pruned(model, adapter, plan)
@@ -160,9 +160,11 @@ def _target(given: Mapping[str, float | None]) -> Target | None:
     return next((Target.parse(f"{kind}:{value}") for kind, value in named.items() if kind != "drop"), None)
 
 
-def _schedule(drop: float) -> Schedule:
+def _schedule(drop: float, plan: Plan) -> Schedule:
+    """Return the schedule to drop a share in the shape that the plan's own schedule has, if it has one."""
+    shapes = {stage.schedule.steepness for stage in plan.stages.values() if stage.schedule is not None}
     try:
-        return Schedule(drop=drop)
+        return Schedule(drop=drop, steepness=shapes.pop() if len(shapes) == 1 else None)
     except (TypeError, ValueError) as error:
         raise SaintpruneError(f"drop is {drop!r}, but must be a share between 0 and 1") from error
 

@@ -272,11 +272,11 @@ def _save_pruning(parts: Parts, found: Calibrated, target: Target) -> tuple[str,
     """Write the calibrated pruning as YAML; return what `pruning=` loads it by, and the file."""
     content = _container(parts.cfg.pruning)
     stage = content["stages"][found.stage]
-    if found.knob == "method.threshold":
+    schedule = found.plan.stages[found.stage].schedule
+    if schedule is None:
         stage["method"]["threshold"] = found.value
     else:
-        decay = (stage["schedule"] or {}).get("decay")
-        stage["schedule"] = {"_target_": "saintprune.plan.Schedule", "drop": found.value, "decay": decay}
+        stage["schedule"] = {"_target_": "saintprune.plan.Schedule"} | asdict(schedule)
     choice = parts.names["pruning"].split(" ")[0].rpartition("/")[2]
     content["calibrated"] = {
         "model": parts.cfg.model.name,

@@ -86,8 +86,8 @@ def test_a_schedule_takes_precedence_over_a_threshold():
 
 
 def test_a_schedule_keeps_its_shape():
-    plan = Plan.vision(RandomDrop(), schedule=Schedule(drop=0.2, decay=0.3))
-    assert Knob.of(plan).turned(0.75).stages["vision"].schedule == Schedule(drop=0.75, decay=0.3)
+    plan = Plan.vision(RandomDrop(), schedule=Schedule(drop=0.2, steepness=2.0))
+    assert Knob.of(plan).turned(0.75).stages["vision"].schedule == Schedule(drop=0.75, steepness=2.0)
 
 
 @pytest.mark.parametrize("text", ["speedup:2.0", "flops:0.5", "tokens:0.25", "agreement:0.98", "agreement:1"])

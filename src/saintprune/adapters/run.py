@@ -227,7 +227,8 @@ class Observed:
         The query row is the first token's where there is a special one, else the mean of all queries.
         """
         assert self.key is not None and self.query is not None
-        logits = self.query.float() @ self.key.float().mT * self.scale  # (b, h, 1, n)
+        # a product of one row is slow as a matrix product
+        logits = (self.query.float() * self.key.float()).sum(-1)[:, :, None] * self.scale  # (b, h, 1, n)
         mask = stream.attention_mask(torch.float32)
         if mask is not None:
             logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask

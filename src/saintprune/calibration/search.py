@@ -69,8 +69,8 @@ class Knob:
         if self.name == "method.threshold":
             stage = replace(stage, method=replace(stage.method, threshold=value))  # type: ignore[call-arg]
         else:
-            decay = stage.schedule.decay if stage.schedule else None
-            stage = replace(stage, schedule=Schedule(drop=value, decay=decay))
+            steepness = stage.schedule.steepness if stage.schedule else None
+            stage = replace(stage, schedule=Schedule(drop=value, steepness=steepness))
         return Plan({self.stage: stage})
 
 

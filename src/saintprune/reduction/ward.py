@@ -58,17 +58,19 @@ class Ward(Reducer):
         groups, mass = _patches_alone(state), attention[:, state.prefix :]
         seats = torch.arange(state.patches, device=mass.device).expand_as(mass)  # of each group: the patch it stands at
         slot = seats  # of each patch: its group, -1 for padding
-        while groups.patches > left:
+        while True:
             step = self._round(groups, mass, left)
             assert step.merge_to is not None
             slot = torch.where(slot < 0, -1, step.merge_to.gather(1, slot.clamp_min(0)))
-            seats, mass = seats.gather(1, step.keep), step.apply_sizes(mass)
+            seats = seats.gather(1, step.keep)
+            if seats.shape[1] <= left:
+                return _with_special(state, seats, slot, step.valid, attention)
+            mass = step.apply_sizes(mass)
             groups = LayerState(
                 keys=F.normalize(step.apply(groups.keys, groups.sizes), dim=-1),
                 sizes=step.apply_sizes(groups.sizes) if groups.sizes is not None else None,
                 valid=step.valid,
             )
-        return _with_special(state, seats, slot, groups.valid, attention)
 
     def _round(self, groups: LayerState, mass: Tensor, left: int) -> Reduction:
         """Merge pairs of groups once: the share of them with the least damage, or as many as are still too many."""
@@ -96,8 +98,9 @@ class Ward(Reducer):
 
 def _patches_alone(state: LayerState) -> LayerState:
     """Return the patches as groups: unit keys whose dot product is the cosine averaged over heads [B, P, H C]."""
-    keys = F.normalize(state.head_keys()[:, :, state.prefix :].float(), dim=-1)
-    flat = keys.transpose(1, 2).flatten(2) / keys.shape[1] ** 0.5  # (b, h, p, c) -> (b, p, h c)
+    keys = state.head_keys()[:, :, state.prefix :].float()
+    norms = torch.linalg.vector_norm(keys, dim=-1, keepdim=True).clamp_min(TINY) * keys.shape[1] ** 0.5
+    flat = (keys / norms).transpose(1, 2).flatten(2)  # (b, h, p, c) -> (b, p, h c)
     sizes = torch.ones_like(flat[..., 0]) if state.sizes is None else state.sizes[:, state.prefix :]
     return LayerState(keys=flat, sizes=sizes, valid=state.patch_valid)
 
