@@ -17,15 +17,16 @@ from saintprune.reporting.results import read_rows, target_of
 from saintprune.reporting.tables import layers_line
 
 ROOT = Path(__file__).resolve().parents[1]
-MARKED = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- results: (\S+)( by share)? -->\n).*?(<!-- /results -->)", re.DOTALL)
+PLACES = {"vision": "tower", "projector": "before the decoder", "language": "decoder"}
 HEADER = "| pruning | accuracy | change (95 %) | same answers | GFLOPs | speed-up (95 %) | tokens leaving each block |"
 
 
-def table(folder: Path) -> str:
+def table(folder: Path, by_share: bool = False) -> str:
     """Return the Markdown table of the records in a folder, the unpruned network first, then by agreement.
 
     Records of prunings that were calibrated to targets (scripts/compare.py --targets) make a group of columns per
-    target.
+    target, and those of a vision-language model one per share of tokens that goes, if `by_share` is true.
     """
     records = [RunRecord.read(path) for path in folder.glob("*.json")]
     if not records:
@@ -34,6 +35,8 @@ def table(folder: Path) -> str:
         measured = [record for record in records if record.num_samples] or records
         return f"{comparison_table(read_rows(folder))}\n\n{caption(measured)}\n"
     first = records[0]
+    if by_share:
+        return shares_table(records)
     if "ttft_seconds" in first.baseline:
         return questions_table(sorted(records, key=by_share_and_mode))
     records.sort(key=lambda record: (-(record.agreement or 0.0), record.pruning))
@@ -81,6 +84,36 @@ def questions_table(records: list[RunRecord]) -> str:
     )
 
 
+def shares_table(records: list[RunRecord]) -> str:
+    """Return the Markdown table with a row per method, by place and mean agreement, and a group of columns per share.
+
+    A pruning is called "drop50/NAME" where half of the image tokens go.
+    """
+    shares = sorted({record.pruning.partition("/")[0] for record in records})
+    methods: dict[tuple[str, str], dict[str, RunRecord]] = {}
+    for record in records:
+        share, _, name = record.pruning.partition("/")
+        (stage,) = record.config["pruning"]["stages"].values()
+        methods.setdefault((PLACES[stage["site"]], name), {})[share] = record
+    ranked = sorted(methods, key=lambda key: (key[0], -sum(one.agreement or 0.0 for one in methods[key].values())))
+    heads = ("same answers", "GFLOPs", "first token")
+    header = ["pruning", "where", *(f"−{share.removeprefix('drop')} %: {head}" for share in shares for head in heads)]
+    unpruned = records[0].baseline["gflops"]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    lines.append("| unpruned | " + f" | | {unpruned:.0f} | 1.00x" * len(shares) + " |")
+    for place, name in ranked:
+        cells = [share_cell(methods[place, name].get(share)) for share in shares]
+        lines.append(f"| {name} | {place} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + f"\n\n{caption(records)}\n"
+
+
+def share_cell(record: RunRecord | None) -> str:
+    """Return three cells of a method at one share."""
+    if record is None:
+        return "- | - | -"
+    return f"{percent(record.agreement)} | {record.pruned['gflops']:.0f} | {record.delta['ttft_speedup']:.2f}x"
+
+
 def questions_row(record: RunRecord, arm: str, kinds: list[str]) -> str:
     """Return one line of a vision-language model's table."""
     found, delta, unpruned = getattr(record, arm), record.delta, arm == "baseline"
@@ -110,7 +143,9 @@ def main() -> None:
     """Rewrite or check README."""
     readme = ROOT / "README.md"
     before = readme.read_text()
-    after = MARKED.sub(lambda found: found[1] + table(ROOT / "docs" / "records" / found[2]) + found[3], before)
+    after = MARKED.sub(
+        lambda found: found[1] + table(ROOT / "docs" / "records" / found[2], bool(found[3])) + found[4], before
+    )
     if "--check" in sys.argv and after != before:
         raise SystemExit("README.md differs from its records: python scripts/results_table.py")
     if after != before:
