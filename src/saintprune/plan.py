@@ -188,6 +188,17 @@ class Plan:
         }
         return replace(self, stages=stages)
 
+    def up_to(self, last: int, site: str, depth: int) -> Plan:
+        """Return the plan with "all" and slices without an end closed at block `last`, beyond which a model reads
+        nothing of the site. Layers that were named one by one, or by a slice with an end, stay as they are.
+        """
+        stages = dict(self.stages)
+        for name, stage in stages.items():
+            if stage.site == site and isinstance(stage.layers, str) and stage.layers.endswith(("all", ":")):
+                read = [layer for layer in stage.resolve(depth, f"stages.{name}") if layer <= last]
+                stages[name] = replace(stage, layers=read) if read else stage
+        return replace(self, stages=stages)
+
     def at(self, site: str, depth: int) -> dict[int, Step]:
         """Return what is to be done at each pruned block of a network with `depth` blocks.
 

@@ -342,6 +342,18 @@ class TestErrors:
         plan = Plan({"vision": Stage("vision", [3], SAMPLE)})
         self.raises(r"layers has 3, .* after block 2 of 4 .*prune at 2 or below", lambda: VLM(net).check(plan))
 
+    @pytest.mark.parametrize("layers", ["all", "1:"])
+    def test_open_ends_stop_where_the_features_are_read(self, layers):
+        net = build("llava")
+        adapter, batch = VLM(net), inputs("llava", net)
+        logits = []
+        for given in (layers, [0, 1, 2] if layers == "all" else [1, 2]):
+            with adapter.pruned(Plan({"vision": Stage("vision", given, ToMe(), HALF)})) as run, torch.no_grad():
+                logits.append(net(**batch).logits)
+            assert run.vision.tokens_per_layer[-2:] == [9, 9], "8 patches and the class token"
+        assert torch.equal(*logits)
+        self.raises("has 3, but this model", lambda: adapter.check(Plan.vision(ToMe(), "3:", schedule=HALF)))
+
     @pytest.mark.parametrize(("layer", "last"), [(-1, 3), (2, 1), ([1, -1], 0)])
     def test_the_feature_layer_is_read_from_the_config(self, layer, last):
         net = build("llava", vision_feature_layer=layer)

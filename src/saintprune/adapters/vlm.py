@@ -109,7 +109,7 @@ class VLM:
         Raises:
             SaintpruneError: it does not; the message says where.
         """
-        check_vision(self.net, self.family, self.tower, plan)
+        check_vision(self.net, self.family, self.tower, self._read(plan))
         plan.at("language", self.depth)
         plan.at("projector", 1)
 
@@ -126,6 +126,7 @@ class VLM:
             SaintpruneError: the plan does not fit the model, or the model is being pruned already.
         """
         self.check(plan)
+        plan = self._read(plan)
         with ExitStack() as undo:
             borrow(undo, self.net)
             steps = plan.at("language", self.depth)
@@ -145,6 +146,12 @@ class VLM:
             patch(undo, self.core, "get_image_features", self._features_forward(run))
             patch(undo, self.core, "forward", self._core_forward(run))
             yield run
+
+    def _read(self, plan: Plan) -> Plan:
+        """Return the plan without the blocks of the tower after which nothing is read, where it is open-ended."""
+        if self.tower is None:
+            return plan
+        return plan.up_to(last_read_block(self.net, self.tower.depth), "vision", self.tower.depth)
 
     def _spread_features(self, undo: ExitStack, run: PrunedRun) -> None:
         """Let the projector's output have a row for every patch again, -inf for those that were dropped."""

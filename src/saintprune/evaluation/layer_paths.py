@@ -72,8 +72,8 @@ def check(adapter: VLM, plan: Plan, depths: Depths) -> None:
             f"model.sample_layers can stand for LLaVA only, not for {type(adapter.net).__name__}: take the whole model"
             " (model.sample_layers=null)"
         )
-    last = depths.tower + min(-1, _read_layer(adapter))
-    for layer, step in plan.at("vision", depths.tower).items():
+    last = _last_read(adapter, depths)
+    for layer, step in _in_tower(adapter, plan, depths).items():
         if layer > last and not isinstance(step.stage.method, KeepAll):
             raise SaintpruneError(
                 f"stages.{step.name}.layers has {layer}, but this model reads its features after block {last} of"
@@ -102,7 +102,7 @@ def follow(adapter: VLM, plan: Plan, depths: Depths, entry: int) -> TokenPath:
     """
     found = TokenPath(entry)
     places = torch.arange(entry, device=adapter.net.device)[None]
-    steps = plan.at("vision", depths.tower)
+    steps = _in_tower(adapter, plan, depths)
     tower, decoder = (_Width.of(part.config) for part in (adapter.core.vision_tower, adapter.decoder.net))
     prefix = adapter.tower.prefix if adapter.tower is not None else 0
     for layer in range(depths.tower):
@@ -187,7 +187,12 @@ def _text_rows(keys: Tensor) -> tuple[Tensor, Tensor]:
     return rows, torch.ones(rows.shape[:2], dtype=torch.bool, device=keys.device)
 
 
-def _read_layer(adapter: VLM) -> int:
-    """Return after which tower block, counted from the end, the features are read: -1 is the last."""
+def _in_tower(adapter: VLM, plan: Plan, depths: Depths) -> dict[int, Step]:
+    """Return what is to be done at each pruned block of the whole tower."""
+    return plan.up_to(_last_read(adapter, depths), "vision", depths.tower).at("vision", depths.tower)
+
+
+def _last_read(adapter: VLM, depths: Depths) -> int:
+    """Return the block of the whole tower after which the features are read."""
     read = adapter.net.config.vision_feature_layer
-    return read if isinstance(read, int) and read < 0 else -1
+    return depths.tower + (read if isinstance(read, int) and read < 0 else -1)
