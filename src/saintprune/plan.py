@@ -194,7 +194,8 @@ class Plan:
         """
         stages = dict(self.stages)
         for name, stage in stages.items():
-            if stage.site == site and isinstance(stage.layers, str) and stage.layers.endswith(("all", ":")):
+            layers = stage.layers
+            if stage.site == site and isinstance(layers, str) and (layers == "all" or layers.endswith(":")):
                 read = [layer for layer in stage.resolve(depth, f"stages.{name}") if layer <= last]
                 stages[name] = replace(stage, layers=read) if read else stage
         return replace(self, stages=stages)
