@@ -1,6 +1,7 @@
 """Fit a linear head on the frozen, unpruned features of a dataset's training split.
 
     python scripts/fit_probe.py --model vit_s14 --dataset elpv
+    python scripts/fit_probe.py --model vit_s14 --dataset elpv --out heads --images 384 model.net.img_size=518
 
 The strength of the L2 penalty is chosen by cross-validation on the training split; the test split is scored once,
 at the end. Extra KEY=VALUE arguments override the configs, such as ``dataset.path=FOLDER``.
@@ -35,23 +36,24 @@ def main() -> int:
     parser.add_argument("--model", required=True, help="a file in conf/model, such as vit_s14")
     parser.add_argument("--dataset", required=True, help="a file in conf/dataset, such as elpv")
     parser.add_argument("--out", type=Path, default=heads.COMMITTED, help="folder of the head and its record")
+    parser.add_argument("--images", type=int, help="fit on so many training images at least, in whole batches")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, such as dataset.path=FOLDER")
     arguments = parser.parse_args()
     try:
-        fit_probe(arguments.model, arguments.dataset, arguments.out, arguments.overrides)
+        fit_probe(arguments.model, arguments.dataset, arguments.out, arguments.overrides, arguments.images)
     except SaintpruneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def fit_probe(model: str, dataset: str, out: Path, overrides: list[str]) -> None:
-    """Fit the head of `model` for `dataset` and write it with its record to `out`."""
+def fit_probe(model: str, dataset: str, out: Path, overrides: list[str], images: int | None = None) -> None:
+    """Fit the head of `model` for `dataset`, on `images` of the training split or all, and write it to `out`."""
     loaded, data = load(model, dataset, overrides)
     if loaded.weights_sha256 is None or data.classes is None:
         raise SaintpruneError(f"a head needs identified weights and labels; {model} on {dataset} lacks one of them")
     heads.without_classifier(loaded.net)
-    train = features(loaded, data.train_dataloader())
+    train = features(loaded, data.train_dataloader(), images)
     l2, scores = probe.choose_l2(*train)
     fitted = probe.fit(*train, l2)
     head = heads.Head(
@@ -109,12 +111,14 @@ def load(model: str, dataset: str, overrides: list[str]) -> tuple[LoadedModel, I
 
 
 @torch.no_grad()  # not inference_mode: the fit differentiates through these features
-def features(loaded: LoadedModel, loader: Any) -> tuple[Tensor, Tensor]:
-    """Return the pooled features (N, D) and labels (N,) of all batches."""
+def features(loaded: LoadedModel, loader: Any, images: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return the pooled features (N, D) and labels (N,) of all batches, or of the first that hold `images`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net, collected = loaded.net.to(device), []
-    for images, labels in track(loader, "features", transient=True):
-        collected.append((net(images.to(device)).float().cpu(), labels))
+    for pictures, labels in track(loader, "features", transient=True):
+        collected.append((net(pictures.to(device)).float().cpu(), labels))
+        if images is not None and sum(len(seen) for _, seen in collected) >= images:
+            break
     return torch.cat([feature for feature, _ in collected]), torch.cat([label for _, label in collected])
 
 
