@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,20 @@ def test_a_head_never_sits_on_random_weights(loaded: LoadedModel, tmp_path: Path
     path = saved(head_for(loaded), tmp_path)
     with pytest.raises(SaintpruneError, match="has weights random"):
         attach(load("test_vit", pretrained=False, num_classes=0), path, **NAMES)
+
+
+@pytest.mark.parametrize("other", [0, 2])
+def test_a_head_for_images_of_another_size_warns(loaded: LoadedModel, tmp_path: Path, other: int) -> None:
+    size = [3, *(other + side for side in loaded.input_size[1:])]
+    heads.save(head_for(loaded), tmp_path / "head.safetensors", {"features": {"input_size": size}})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        attach(loaded, str(tmp_path / "head.safetensors"), **NAMES)
+    assert len(caught) == (1 if other else 0)
+    if other:
+        assert f"fitted on images of {size[-1]} px, but the model takes {loaded.input_size[-1]} px" in str(
+            caught[0].message
+        )
 
 
 def test_files_that_are_no_heads(loaded: LoadedModel, tmp_path: Path) -> None:

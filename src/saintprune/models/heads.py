@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,6 +56,9 @@ def attach(loaded: LoadedModel, head: str, *, model: str, dataset: str, classes:
 
     Raises:
         SaintpruneError: If there is no such head, it was fitted on other features, or the labels differ.
+
+    Warns:
+        UserWarning: The head's record says that it was fitted on images of another size.
     """
     if classes is None or head == "none":
         return loaded
@@ -73,6 +77,7 @@ def attach(loaded: LoadedModel, head: str, *, model: str, dataset: str, classes:
         raise SaintpruneError(f"model.head={head}: {missing}; {_how_to_fit(model, dataset)}")
     fitted = read(path)
     _check(fitted, path, loaded, dataset, classes, _how_to_fit(model, dataset))
+    _warn_of_size(path, loaded, model, dataset)
     install(loaded.net, fitted)
     record = {"file": path.name, "sha256": file_sha256(str(path)), "dataset": fitted.dataset}
     source = {**loaded.source, "head": record}
@@ -150,6 +155,22 @@ def _check(head: Head, path: Path, loaded: LoadedModel, dataset: str, classes: t
             f"model.head {path} was fitted on other features: weights {head.features_sha256[:12]} with pooling "
             f"{head.global_pool}, but {loaded.architecture} has weights {str(loaded.weights_sha256 or 'random')[:12]} "
             f"with pooling {loaded.source.get('global_pool')}; {way_out}"
+        )
+
+
+def _warn_of_size(path: Path, loaded: LoadedModel, model: str, dataset: str) -> None:
+    """Warn where the record beside a head says that its features came from images of another size."""
+    try:
+        fitted = tuple(json.loads(path.with_suffix(".json").read_text())["features"]["input_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # a head without its record
+    if fitted != tuple(loaded.input_size):
+        size = loaded.input_size[-1]
+        warnings.warn(
+            f"model.head {path.name} was fitted on images of {fitted[-1]} px, but the model takes {size} px, so its"
+            f" answers are worth little. Fit one: python scripts/fit_probe.py --model {model} --dataset {dataset} --out"
+            f" FOLDER model.net.img_size={size}; then model.head=FOLDER/{model}-{dataset}.safetensors",
+            stacklevel=3,
         )
 
 
