@@ -54,6 +54,11 @@ class Schedule:
                         " 0..1"
                     )
 
+    @classmethod
+    def dropping(cls, drop: float, like: Schedule | None) -> Schedule:
+        """Return the schedule that drops a share in the shape of another, or evenly where there is none."""
+        return cls(drop=drop, steepness=None if like is None else like.steepness)
+
     def budget(self, step: int, steps: int, patches: int) -> int:
         """Return the patches to leave, at least one.
 

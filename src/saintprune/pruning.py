@@ -161,10 +161,10 @@ def _target(given: Mapping[str, float | None]) -> Target | None:
 
 
 def _schedule(drop: float, plan: Plan) -> Schedule:
-    """Return the schedule to drop a share in the shape that the plan's own schedule has, if it has one."""
-    shapes = {stage.schedule.steepness for stage in plan.stages.values() if stage.schedule is not None}
+    """Return the schedule to drop a share in the shape of that of the plan, which is to have one stage."""
+    own = next((stage.schedule for stage in plan.stages.values()), None)
     try:
-        return Schedule(drop=drop, steepness=shapes.pop() if len(shapes) == 1 else None)
+        return Schedule.dropping(drop, own)
     except (TypeError, ValueError) as error:
         raise SaintpruneError(f"drop is {drop!r}, but must be a share between 0 and 1") from error
 

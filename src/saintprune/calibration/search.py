@@ -69,8 +69,7 @@ class Knob:
         if self.name == "method.threshold":
             stage = replace(stage, method=replace(stage.method, threshold=value))  # type: ignore[call-arg]
         else:
-            steepness = stage.schedule.steepness if stage.schedule else None
-            stage = replace(stage, schedule=Schedule(drop=value, steepness=steepness))
+            stage = replace(stage, schedule=Schedule.dropping(value, stage.schedule))
         return Plan({self.stage: stage})
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from saintprune.adapters.instruction import relevance
 from saintprune.adapters.run import choose
 from saintprune.adapters.vlm import VLM
+from saintprune.adapters.vlm_families import last_read_block
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan, Step
 from saintprune.reduction import LayerState
@@ -72,7 +73,7 @@ def check(adapter: VLM, plan: Plan, depths: Depths) -> None:
             f"model.sample_layers can stand for LLaVA only, not for {type(adapter.net).__name__}: take the whole model"
             " (model.sample_layers=null)"
         )
-    last = _last_read(adapter, depths)
+    last = last_read_block(adapter.net, depths.tower)
     for layer, step in _in_tower(adapter, plan, depths).items():
         if layer > last and not isinstance(step.stage.method, KeepAll):
             raise SaintpruneError(
@@ -189,10 +190,4 @@ def _text_rows(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 def _in_tower(adapter: VLM, plan: Plan, depths: Depths) -> dict[int, Step]:
     """Return what is to be done at each pruned block of the whole tower."""
-    return plan.up_to(_last_read(adapter, depths), "vision", depths.tower).at("vision", depths.tower)
-
-
-def _last_read(adapter: VLM, depths: Depths) -> int:
-    """Return the block of the whole tower after which the features are read."""
-    read = adapter.net.config.vision_feature_layer
-    return depths.tower + (read if isinstance(read, int) and read < 0 else -1)
+    return plan.up_to(last_read_block(adapter.net, depths.tower), "vision", depths.tower).at("vision", depths.tower)
