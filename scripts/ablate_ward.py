@@ -32,36 +32,53 @@ from saintprune.workbench import open_run
 
 IMAGES, CALIBRATED_ON = 256, 2  # with a schedule, FLOPs are the same for every image
 EVEN, CURVED = Schedule(drop=0.9), Schedule(drop=0.9, steepness=2.2)
+FLATTER, STEEPER = Schedule(drop=0.9, steepness=1.5), Schedule(drop=0.9, steepness=3.0)
 MERGES = 20  # of a block, where it is looked for the place of ToMe's error
 PLACES = {
     f"ToMe, {MERGES} merges a block, blocks {layers} alone": Plan.vision(ToMe(r=MERGES), layers)
     for layers in ("0:4", "4:8", "8:12")
 }
+
+
+def tome(schedule: Schedule, layers: str = "all", **stage: Any) -> Plan:
+    """Return ToMe as it was published, on a schedule."""
+    return Plan.vision(ToMe(), layers, schedule=schedule, **stage)
+
+
+def ward(schedule: Schedule = CURVED, method: Ward = Ward(), layers: str = "all", **stage: Any) -> Plan:  # noqa: B008
+    """Return `pruning=ward` with one part changed."""
+    return Plan.vision(method, layers, schedule=schedule, **{"spread": True, **stage})
+
+
 BUDGETS = {
     0.5: {
-        "ToMe, even": Plan.vision(ToMe(), "all", schedule=EVEN),
-        "ToMe, Ward's schedule": Plan.vision(ToMe(), "all", schedule=CURVED),
-        "ward, even": Plan.vision(Ward(), "all", schedule=EVEN),
-        "ward": Plan.vision(Ward(), "all", schedule=CURVED),
-        "ward, steepness 1.5": Plan.vision(Ward(), "all", schedule=Schedule(drop=0.9, steepness=1.5)),
-        "ward, steepness 3": Plan.vision(Ward(), "all", schedule=Schedule(drop=0.9, steepness=3.0)),
-        "ward, without attention": Plan.vision(Ward(power=0.0), "all", schedule=CURVED),
-        "ward, attention in full": Plan.vision(Ward(power=1.0), "all", schedule=CURVED),
-        "ward, one matching": Plan.vision(Ward(share=0.5), "all", schedule=CURVED),
-        "ward, more rounds": Plan.vision(Ward(share=0.05), "all", schedule=CURVED),
-        "ward, no proportional attention": Plan.vision(Ward(), "all", schedule=CURVED, proportional_attention=False),
+        "ToMe, even": tome(EVEN),
+        "ToMe, even, with spread": tome(EVEN, spread=True),
+        "ToMe, Ward's schedule": tome(CURVED),
+        "ward, even": ward(EVEN),
+        "ward": ward(),
+        "ward, without spread": ward(spread=False),
+        "ward, steepness 1.5": ward(FLATTER),
+        "ward, steepness 3": ward(STEEPER),
+        "ward, without attention": ward(method=Ward(power=0.0)),
+        "ward, attention in full": ward(method=Ward(power=1.0)),
+        "ward, one matching": ward(method=Ward(share=0.5)),
+        "ward, more rounds": ward(method=Ward(share=0.05)),
+        "ward, no proportional attention": ward(proportional_attention=False),
     },
     0.67: {
-        "ToMe, even": Plan.vision(ToMe(), "all", schedule=EVEN),
-        "ward, even": Plan.vision(Ward(), "all", schedule=EVEN),
-        "ward": Plan.vision(Ward(), "all", schedule=CURVED),
+        "ToMe, even": tome(EVEN),
+        "ward, even": ward(EVEN),
+        "ward": ward(),
+        "ward, without spread": ward(spread=False),
     },
     0.33: {
-        "ToMe, even, first half": Plan.vision(ToMe(), "first_half", schedule=EVEN),
-        "ToMe, Ward's schedule": Plan.vision(ToMe(), "all", schedule=CURVED),
-        "ward, even, first half": Plan.vision(Ward(), "first_half", schedule=EVEN),
-        "ward": Plan.vision(Ward(), "all", schedule=CURVED),
-        "ward, steepness 1.5": Plan.vision(Ward(), "all", schedule=Schedule(drop=0.9, steepness=1.5)),
+        "ToMe, even, first half": tome(EVEN, "first_half"),
+        "ToMe, Ward's schedule": tome(CURVED),
+        "ward, even, first half": ward(EVEN, layers="first_half"),
+        "ward": ward(),
+        "ward, without spread": ward(spread=False),
+        "ward, steepness 1.5": ward(FLATTER),
     },
 }
 

@@ -12,7 +12,7 @@ from saintprune.config import compose_run, names_in
 from saintprune.errors import SaintpruneError, did_you_mean
 from saintprune.plan import Plan, Stage
 
-OF_STAGE = ("layers", "schedule", "proportional_attention")
+OF_STAGE = ("layers", "schedule", "proportional_attention", "spread")
 
 
 def named_plan(method: str | Plan, settings: Mapping[str, Any] | None = None) -> Plan:

@@ -90,6 +90,8 @@ class Stage:
         method: the reducer.
         schedule: tokens to leave per pruned layer; required by methods that rank but do not decide how many.
         proportional_attention: let a merged token be attended to as the patches it stands for; merging in a tower only.
+        spread: let norms and activations act on a merged token as they would, in the mean, on its patches, which needs
+            to be told how far they lie apart (docs/ward.md); merging in a tower only.
     """
 
     site: str
@@ -97,6 +99,7 @@ class Stage:
     method: Reducer
     schedule: Schedule | None = None
     proportional_attention: bool = True
+    spread: bool = False
 
     def __post_init__(self) -> None:
         """Check the values that can be checked without a model."""
@@ -113,6 +116,11 @@ class Stage:
             raise ValueError(
                 f"layers is {self.layers!r}, but must be a list of block numbers, 'all', 'first_half', a slice such as"
                 f" '7:17', or a stage: {', '.join(NAMED)}"
+            )
+        if self.spread and not (self.site == "vision" and self.method.merges):
+            raise ValueError(
+                f"spread is true, but nothing merges here: it is for merging methods at site=vision, not for"
+                f" {type(self.method).__name__} at site={self.site}"
             )
         if self.schedule is None and not self.method.decides:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from saintprune.adapters import spread
 from saintprune.adapters.borrow import borrow, patch
 from saintprune.adapters.observed import ObservedBlock
 from saintprune.adapters.run import Observed, PrunedRun, TokenStream
@@ -58,6 +60,10 @@ class ViTAdapter(ABC):
     @abstractmethod
     def _mlp_half(self, block: Any, x: Tensor) -> Tensor:
         """Return x plus the block's MLP branch, computed by the block's own submodules."""
+
+    @abstractmethod
+    def _norms(self, block: Any) -> tuple[nn.Module, nn.Module] | None:
+        """Return the norms before attention and before the MLP; None where a block norms afterwards."""
 
     @abstractmethod
     def _attention_modules(self, block: Any) -> tuple[nn.Module, nn.Module, float]:
@@ -142,6 +148,8 @@ class ViTAdapter(ABC):
     def _install(self, undo: ExitStack, run: PrunedRun, steps: dict[int, Step]) -> None:
         """Put hooks and forwards in place, each with its undoing."""
         carries_sizes = any(step.stage.method.merges for step in steps.values())
+        if any(step.stage.spread for step in steps.values()):
+            run.spreads = self._install_spread(undo, run)
         for layer, block in enumerate(self.blocks):  # from the first one on, pruned or not: the run begins there
             step, observed = steps.get(layer), None
             if step is not None:
@@ -149,6 +157,20 @@ class ViTAdapter(ABC):
                 self._watch(undo, run, block, step.stage.method.reads, observed)
             forward = self._forward(block, layer, step, observed, run, carries_sizes if layer == 0 else None)
             patch(undo, block, "forward", forward)
+
+    def _install_spread(self, undo: ExitStack, run: PrunedRun) -> bool:
+        """Let norms and activations act on the patches of merged tokens; return whether the network is one for it."""
+        blocks = [(self._norms(block), block.mlp) for block in self.blocks]
+        if not spread.supports(blocks):
+            warnings.warn(
+                f"{type(self.net).__name__} is pruned without `spread`, which needs layer norms before attention and"
+                " MLP and an MLP without a gate: merged tokens are plain means",
+                stacklevel=2,
+            )
+            return False
+        for norms, mlp in blocks:
+            spread.install(undo, run, norms, mlp)
+        return True
 
     def _watch(self, undo: ExitStack, run: PrunedRun, block: Any, reads: frozenset[str], observed: Observed) -> None:
         """Hook what is to be read of a block's attention."""
@@ -196,9 +218,11 @@ class ViTAdapter(ABC):
             stream = run.current
             kwargs = self._positioned(kwargs, stream)
             kwargs |= self._mask(stream, x)
-            if step is None and stream.real is None:
+            if step is None and stream.real is None and stream.coherence is None:
                 return original(x, **kwargs)
-            x = self._attention_half(block, x, **kwargs)
+            before, x = x, self._attention_half(block, x, **kwargs)
+            if stream.coherence is not None:
+                stream.coherence = spread.after_attention(stream.coherence, before, x)
             if step is not None and observed is not None:
                 x = self._reduced(x, layer, step, observed, run)
             return self._mlp_of_real_tokens(block, x, stream)
@@ -213,14 +237,21 @@ class ViTAdapter(ABC):
         stream.bias_sizes = stream.bias_sizes or (stage.method.merges and stage.proportional_attention)
         reduction = run.select(step, x, layer, observed)
         observed.forget()
-        return reduction.apply(x, sizes)
+        left = reduction.apply(x, sizes)
+        if run.spreads and (stage.spread or stream.coherence is not None):
+            stream.coherence = spread.after_merging(stream.coherence, x, left, sizes, reduction)
+        return left
 
     def _mlp_of_real_tokens(self, block: Any, x: Tensor, stream: TokenStream) -> Tensor:
         """Return the MLP half of a block; padding, where there is any, is left out, as the MLP works token by token."""
         if stream.real is None or block.training:  # in training, drop path must see the samples apart
             return self._mlp_half(block, x)
         flat = x.flatten(0, 1)  # (b, n, d) -> (b n, d)
+        coherence = stream.coherence
+        if coherence is not None:
+            stream.coherence = coherence.flatten(0, 1).index_select(0, stream.real)[None]
         done = self._mlp_half(block, flat.index_select(0, stream.real)[None])[0]
+        stream.coherence = coherence
         return flat.index_copy(0, stream.real, done).view_as(x)
 
     def _stream(self, x: Tensor, carries_sizes: bool) -> TokenStream:

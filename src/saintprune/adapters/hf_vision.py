@@ -133,6 +133,10 @@ class HFVision(ViTAdapter):
             branch = getattr(block, name)(branch)
         return x + branch
 
+    def _norms(self, block: Any) -> tuple[nn.Module, nn.Module]:
+        first, second = (getattr(block, name) for name in self._family.norms)
+        return first, second
+
     def _attention_modules(self, block: Any) -> tuple[nn.Module, nn.Module, float]:
         attention = getattr(block, self._family.attention)
         return attention.q_proj, attention.k_proj, attention.head_dim**-0.5

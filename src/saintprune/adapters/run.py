@@ -61,6 +61,8 @@ class TokenStream:
         valid: [B, N] bool; None while there is no padding.
         real: [T] int64, flat indices into B * N of the tokens that are no padding; None while there is no padding.
         bias_sizes: whether attention is proportional to sizes from here on.
+        coherence: [B, N, 1] float32, how alike the patches of each token are (`adapters/spread.py`); None while no
+            stage with `spread` has merged any. While an MLP runs without padding, [1, R, 1].
     """
 
     tokens: int
@@ -72,10 +74,18 @@ class TokenStream:
     valid: Tensor | None = None
     real: Tensor | None = None
     bias_sizes: bool = False
+    coherence: Tensor | None = None
 
     def lengths(self) -> int | Tensor:
         """Return the real tokens of each sample: a number, or [B]."""
         return self.tokens if self.valid is None else self.valid.sum(1)
+
+    def merged_at_most(self) -> int:
+        """Return how many tokens of the batch can be made of others, which are fewer than those that are gone."""
+        assert self.sizes is not None
+        batch = len(self.sizes)
+        left = batch * self.tokens if self.real is None else len(self.real)
+        return batch * (self.prefix + self.patches_at_entry) - left
 
     def mean_of_real(self, x: Tensor) -> Tensor:
         """Return the mean over the tokens that are no padding: [B, heads, N, D] -> [B, heads, 1, D]."""
@@ -117,6 +127,7 @@ class PrunedRun:
         depth: blocks of the network.
         timed: measure the seconds of each selection; it synchronises the device, so do not time the whole meanwhile.
         recorded: keep each layer's reduction in its event.
+        spreads: whether the network can follow the spread of merged tokens, where a stage asks for it.
         events: one `LayerEvent` per pruned layer of the latest forward pass.
         stream: bookkeeping of the latest forward pass; `stream.positions` are the surviving patches.
     """
@@ -124,6 +135,7 @@ class PrunedRun:
     depth: int
     timed: bool = False
     recorded: bool = False
+    spreads: bool = False
     events: list[LayerEvent] = field(default_factory=list)
     stream: TokenStream | None = None
 

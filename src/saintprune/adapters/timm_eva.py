@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from timm.models.eva import Eva, EvaBlock, EvaBlockPostNorm
-from torch import Tensor
+from torch import Tensor, nn
 
 from saintprune.adapters.run import TokenStream
 from saintprune.adapters.timm_base import TimmAdapter
@@ -32,6 +32,9 @@ class TimmEva(TimmAdapter):
             return x + block.drop_path2(block.norm2(block.mlp(x)))
         branch = block.mlp(block.norm2(x))
         return x + block.drop_path2(branch if block.gamma_2 is None else block.gamma_2 * branch)
+
+    def _norms(self, block: Any) -> tuple[nn.Module, nn.Module] | None:
+        return None if isinstance(block, EvaBlockPostNorm) else (block.norm1, block.norm2)
 
     def _positioned(self, kwargs: dict[str, Any], stream: TokenStream) -> dict[str, Any]:
         rope = kwargs.get("rope")

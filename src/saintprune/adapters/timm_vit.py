@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from saintprune.adapters.timm_base import TimmAdapter
 
@@ -25,6 +25,9 @@ class TimmViT(TimmAdapter):
         if isinstance(block, ResPostBlock):
             return x + block.drop_path2(block.norm2(block.mlp(x)))
         return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+    def _norms(self, block: Any) -> tuple[nn.Module, nn.Module] | None:
+        return None if isinstance(block, ResPostBlock) else (block.norm1, block.norm2)
 
     @property
     def _pools_prefix(self) -> bool:

@@ -1,0 +1,145 @@
+"""Merged tokens that remember how far their patches lie apart, so that norms and activations act as on the patches.
+
+A merged token is the mean of its patches, but a network is no linear map: a layer norm stretches the mean to the length
+of one patch, and an activation of the mean is not the mean of the activations. Both errors grow with the variance among
+the patches, and one number a token, its coherence, tells that variance well enough to undo most of both. Derivation and
+measurements: docs/ward.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saintprune.adapters.borrow import patch
+from saintprune.adapters.run import PrunedRun
+from saintprune.reduction import Reduction
+
+TINY = 1e-6  # the least coherence, which that of padding is; what is as near to 1 is 1
+
+
+def after_attention(coherence: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Return the coherence after an attention half: it adds about the same to patches that are alike, so that the
+    variance among them stays while that of their mean changes.
+
+    An MLP half needs no such step. It works on each patch by itself, and lets their coherence be.
+
+    Args:
+        coherence: [B, N, 1] float32, of each token: the variance over channels of the mean of its patches, as a share
+            of the mean of their variances; 1 where all are the same.
+        before: [B, N, D], tokens before attention.
+        after: [B, N, D], tokens after attention, residual included.
+    """
+    left = _variance(after)
+    among = _variance(before) * (1 / coherence - 1)
+    return (left / (left + among).clamp_min(1e-12)).clamp_min(TINY)
+
+
+def after_merging(
+    coherence: Tensor | None, before: Tensor, after: Tensor, sizes: Tensor | None, reduction: Reduction
+) -> Tensor:
+    """Return the coherence [B, M, 1] of the tokens that a reduction leaves.
+
+    Args:
+        coherence: [B, N, 1], of the tokens before; None stands for ones.
+        before: [B, N, D], the tokens.
+        after: [B, M, D], what is left of them.
+        sizes: [B, N], before.
+        reduction: what was selected.
+    """
+    of_patches = _variance(before) if coherence is None else _variance(before) / coherence
+    mean = replace(reduction, norm="mean").apply(of_patches, sizes)
+    share = _variance(after) / mean.clamp_min(1e-12)
+    return torch.where(share > 1 - TINY, 1.0, share.clamp_min(TINY))  # rounding alone spreads nothing
+
+
+def install(undo: ExitStack, run: PrunedRun, norms: tuple[Any, Any] | None, mlp: Any) -> None:
+    """Let the norms and the activation of a block act on the patches of merged tokens.
+
+    Args:
+        undo: takes the undoing.
+        run: whose `stream.coherence` is that of the tokens on their way.
+        norms: the layer norms before attention and before the MLP.
+        mlp: the block's; see `supports`.
+    """
+    activation = _activation(mlp)
+    assert norms is not None and activation is not None
+
+    def shorten(module: Any, args: object, output: Tensor) -> Tensor | None:
+        coherence = run.current.coherence
+        if coherence is None:
+            return None
+        length = coherence.sqrt().to(output.dtype)
+        return output * length if module.bias is None else module.bias.to(output.dtype).lerp(output, length)
+
+    for norm in norms:
+        undo.callback(norm.register_forward_hook(shorten).remove)
+    gain = mlp.fc1.weight.detach().float()
+    if norms[1].weight is not None:
+        gain = gain * norms[1].weight.detach().float()
+    patch(undo, activation, "forward", _widened(activation.forward, run, gain.square().sum(1).mean().sqrt()))
+
+
+def supports(blocks: Sequence[tuple[tuple[nn.Module, nn.Module] | None, nn.Module]]) -> bool:
+    """Return whether `install` serves all blocks, given as norms and MLP: layer norms before both halves, and an MLP
+    of two layers, ungated, with an activation of its own.
+    """
+    activations = {_activation(mlp) for _, mlp in blocks}
+    normed = all(norms is not None and all(isinstance(norm, nn.LayerNorm) for norm in norms) for norms, _ in blocks)
+    return normed and None not in activations and len(activations) == len(blocks)
+
+
+def _activation(mlp: nn.Module) -> nn.Module | None:
+    """Return the module between an MLP's layers, which timm calls `act` and transformers `activation_fn`; None where
+    the MLP is of another kind.
+    """
+    first, second = (getattr(mlp, name, None) for name in ("fc1", "fc2"))
+    if not (isinstance(first, nn.Linear) and isinstance(second, nn.Linear)):
+        return None
+    activation = getattr(mlp, "act", getattr(mlp, "activation_fn", None))
+    gated = first.out_features != second.in_features
+    return activation if isinstance(activation, nn.Module) and not gated else None
+
+
+def _widened(activation: Callable[[Tensor], Tensor], run: PrunedRun, gain: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the mean of an activation over the patches of each token, as a function of the hidden units' means.
+
+    It is the mean at one standard deviation to both sides, which is right to the third order: Gauss and Hermite's rule
+    of two points.
+
+    Args:
+        activation: a function of [B, N, H].
+        run: whose `stream.coherence` is that of the tokens on their way.
+        gain: standard deviation of a hidden unit, root mean square over units, among patches with that of 1 a channel.
+    """
+
+    def mean(hidden: Tensor, coherence: Tensor) -> Tensor:
+        deviation = ((1 - coherence).sqrt() * gain).to(hidden.dtype)
+        return activation(hidden + deviation).lerp(activation(hidden - deviation), 0.5)
+
+    def forward(hidden: Tensor) -> Tensor:
+        coherence = run.current.coherence
+        if coherence is None:
+            return activation(hidden)
+        tokens, merged = coherence.numel(), run.current.merged_at_most()
+        if merged > tokens // 2:
+            return mean(hidden, coherence)
+        rows = coherence.flatten().topk(merged, largest=False, sorted=False).indices
+        of_merged = mean(*(part.flatten(0, 1).index_select(0, rows) for part in (hidden, coherence)))
+        units = activation(hidden).flatten(0, 1)
+        replaced = units.index_copy if units.requires_grad else units.index_copy_
+        return replaced(0, rows, of_merged).view_as(hidden)
+
+    return forward
+
+
+def _variance(x: Tensor) -> Tensor:
+    """Return the variance over channels, as layer norms take it: [B, N, D] -> [B, N, 1] float32."""
+    square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square() / x.shape[-1]
+    centre = x.mean(-1, keepdim=True, dtype=torch.float32)
+    return (square - centre.square()).clamp_min(0)  # torch.var is slow on CPUs
