@@ -120,7 +120,8 @@ def _widened(activation: Callable[[Tensor], Tensor], run: PrunedRun, gain: Tenso
 
     def mean(hidden: Tensor, coherence: Tensor) -> Tensor:
         deviation = ((1 - coherence).sqrt() * gain).to(hidden.dtype)
-        return activation(hidden + deviation).lerp(activation(hidden - deviation), 0.5)
+        above, below = activation(hidden + deviation), activation(hidden - deviation)
+        return above.lerp(below, 0.5) if above.requires_grad else above.lerp_(below, 0.5)
 
     def forward(hidden: Tensor) -> Tensor:
         coherence = run.current.coherence
@@ -133,7 +134,7 @@ def _widened(activation: Callable[[Tensor], Tensor], run: PrunedRun, gain: Tenso
         of_merged = mean(*(part.flatten(0, 1).index_select(0, rows) for part in (hidden, coherence)))
         units = activation(hidden).flatten(0, 1)
         replaced = units.index_copy if units.requires_grad else units.index_copy_
-        return replaced(0, rows, of_merged).view_as(hidden)
+        return replaced(0, rows, of_merged).unflatten(0, hidden.shape[:2])
 
     return forward
 
