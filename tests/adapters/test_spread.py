@@ -160,7 +160,7 @@ def test_a_norm_acts_on_the_patches_of_a_token():
     mlp.fc1, mlp.act, mlp.fc2 = nn.Linear(16, 8), nn.GELU(), nn.Linear(8, 16)
     mean, expected = both.apply(pair), norm(pair).mean(1, keepdim=True)
     assert not torch.allclose(norm(mean), expected, atol=0.1)
-    run.begin(TokenStream(1, 0, 2, None, coherence=spread.after_merging(None, pair, mean, None, both)))
+    run.begin(TokenStream(1, 0, 2, None, coherence=spread.after_attention(None, pair, pair, mean, both)))
     with ExitStack() as undo:
         spread.install(undo, run, (norm, nn.LayerNorm(16)), mlp)
         torch.testing.assert_close(norm(mean), expected)

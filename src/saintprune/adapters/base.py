@@ -220,18 +220,32 @@ class ViTAdapter(ABC):
             kwargs |= self._mask(stream, x)
             if step is None and stream.real is None and stream.coherence is None:
                 return original(x, **kwargs)
-            before, x = x, self._attention_half(block, x, **kwargs)
-            if stream.coherence is not None:
-                stream.coherence = spread.after_attention(stream.coherence, before, x)
+            attended = self._attention_half(block, x, **kwargs)
             if step is not None and observed is not None:
-                x = self._reduced(x, layer, step, observed, run)
+                x = self._reduced(x, attended, layer, step, observed, run)
+            else:
+                if stream.coherence is not None:
+                    stream.coherence = spread.after_attention(stream.coherence, x, attended)
+                x = attended
             return self._mlp_of_real_tokens(block, x, stream)
 
         return forward
 
     @staticmethod
-    def _reduced(x: Tensor, layer: int, step: Step, observed: Observed, run: PrunedRun) -> Tensor:
-        """Let the step's method select, and return the tokens that are left: [B, N, D] -> [B, M, D]."""
+    def _reduced(before: Tensor, x: Tensor, layer: int, step: Step, observed: Observed, run: PrunedRun) -> Tensor:
+        """Let the step's method select, and return the tokens that are left.
+
+        Args:
+            before: [B, N, D], tokens that came into the block.
+            x: [B, N, D], tokens after attention.
+            layer: 0-based number of the block.
+            step: what is to be done there.
+            observed: what was seen of its attention.
+            run: the run.
+
+        Returns:
+            [B, M, D].
+        """
         stream, stage = run.current, step.stage
         sizes = stream.sizes
         stream.bias_sizes = stream.bias_sizes or (stage.method.merges and stage.proportional_attention)
@@ -239,7 +253,7 @@ class ViTAdapter(ABC):
         observed.forget()
         left = reduction.apply(x, sizes)
         if run.spreads and (stage.spread or stream.coherence is not None):
-            stream.coherence = spread.after_merging(stream.coherence, x, left, sizes, reduction)
+            stream.coherence = spread.after_attention(stream.coherence, before, x, left, reduction, sizes)
         return left
 
     def _mlp_of_real_tokens(self, block: Any, x: Tensor, stream: TokenStream) -> Tensor:

@@ -23,38 +23,38 @@ from saintprune.reduction import Reduction
 TINY = 1e-6  # the least coherence, which that of padding is; what is as near to 1 is 1
 
 
-def after_attention(coherence: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """Return the coherence after an attention half: it adds about the same to patches that are alike, so that the
-    variance among them stays while that of their mean changes.
-
-    An MLP half needs no such step. It works on each patch by itself, and lets their coherence be.
-
-    Args:
-        coherence: [B, N, 1] float32, of each token: the variance over channels of the mean of its patches, as a share
-            of the mean of their variances; 1 where all are the same.
-        before: [B, N, D], tokens before attention.
-        after: [B, N, D], tokens after attention, residual included.
-    """
-    left = _variance(after)
-    among = _variance(before) * (1 / coherence - 1)
-    return (left / (left + among).clamp_min(1e-12)).clamp_min(TINY)
-
-
-def after_merging(
-    coherence: Tensor | None, before: Tensor, after: Tensor, sizes: Tensor | None, reduction: Reduction
+def after_attention(
+    coherence: Tensor | None,
+    before: Tensor,
+    attended: Tensor,
+    left: Tensor | None = None,
+    reduction: Reduction | None = None,
+    sizes: Tensor | None = None,
 ) -> Tensor:
-    """Return the coherence [B, M, 1] of the tokens that a reduction leaves.
+    """Return the coherence of the tokens that go into a block's MLP.
+
+    A token's coherence is the variance over channels of the mean of its patches, as a share of the mean of their
+    variances: 1 where all are the same. Attention adds about the same to patches that are alike, so that the variance
+    among them stays while that of their mean changes. An MLP works on each patch by itself and lets their coherence be.
 
     Args:
-        coherence: [B, N, 1], of the tokens before; None stands for ones.
-        before: [B, N, D], the tokens.
-        after: [B, M, D], what is left of them.
-        sizes: [B, N], before.
-        reduction: what was selected.
+        coherence: [B, N, 1] float32, of the tokens that came into the block; None stands for ones.
+        before: [B, N, D], the tokens then.
+        attended: [B, N, D], the tokens after attention, residual included.
+        left: [B, M, D], what a reduction left of those; None where there was none.
+        reduction: what was selected; goes with `left`.
+        sizes: [B, N], patches of each token before that.
+
+    Returns:
+        [B, M, 1], or [B, N, 1] where nothing was reduced.
     """
-    of_patches = _variance(before) if coherence is None else _variance(before) / coherence
-    mean = replace(reduction, norm="mean").apply(of_patches, sizes)
-    share = _variance(after) / mean.clamp_min(1e-12)
+    of_mean = of_patches = _variance(attended)
+    if coherence is not None:
+        of_patches = of_patches + _variance(before) * (1 / coherence - 1)
+    if left is not None and reduction is not None:
+        of_patches = replace(reduction, norm="mean").apply(of_patches, sizes)
+        of_mean = _variance(left)
+    share = of_mean / of_patches.clamp_min(1e-12)
     return torch.where(share > 1 - TINY, 1.0, share.clamp_min(TINY))  # rounding alone spreads nothing
 
 
