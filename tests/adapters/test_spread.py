@@ -87,7 +87,7 @@ class Oracle:
     def mlp(self, block, token, coherence):
         hidden = block.mlp.fc1(self.normed(block.norm2, token, coherence))
         rows = block.mlp.fc1.weight * block.norm2.weight
-        deviation = math.sqrt((1 - coherence) * sum(row.square().sum().item() for row in rows) / len(rows))
+        deviation = torch.tensor([math.sqrt((1 - coherence) * sum(w * w for w in row)) for row in rows.tolist()])
         return block.mlp.fc2((F.gelu(hidden + deviation) + F.gelu(hidden - deviation)) / 2)
 
 

@@ -82,7 +82,7 @@ def install(undo: ExitStack, run: PrunedRun, norms: tuple[Any, Any] | None, mlp:
     gain = mlp.fc1.weight.detach().float()
     if norms[1].weight is not None:
         gain = gain * norms[1].weight.detach().float()
-    patch(undo, activation, "forward", _widened(activation.forward, run, gain.square().sum(1).mean().sqrt()))
+    patch(undo, activation, "forward", _widened(activation.forward, run, gain.square().sum(1).sqrt()))
 
 
 def supports(blocks: Sequence[tuple[tuple[nn.Module, nn.Module] | None, nn.Module]]) -> bool:
@@ -115,12 +115,12 @@ def _widened(activation: Callable[[Tensor], Tensor], run: PrunedRun, gain: Tenso
     Args:
         activation: a function of [B, N, H].
         run: whose `stream.coherence` is that of the tokens on their way.
-        gain: standard deviation of a hidden unit, root mean square over units, among patches with that of 1 a channel.
+        gain: [H], standard deviation of each hidden unit among patches that have one of 1 in every channel.
     """
 
     def mean(hidden: Tensor, coherence: Tensor) -> Tensor:
-        deviation = ((1 - coherence).sqrt() * gain).to(hidden.dtype)
-        above, below = activation(hidden + deviation), activation(hidden - deviation)
+        among, by_unit = (1 - coherence).sqrt().to(hidden.dtype), gain.to(hidden.dtype)
+        above, below = (activation(torch.addcmul(hidden, among, by_unit, value=side)) for side in (1, -1))
         return above.lerp(below, 0.5) if above.requires_grad else above.lerp_(below, 0.5)
 
     def forward(hidden: Tensor) -> Tensor:
