@@ -20,6 +20,7 @@ from saintprune.adapters.borrow import patch
 from saintprune.adapters.run import PrunedRun
 from saintprune.reduction import Reduction
 
+AT_ONCE = 256  # rows of hidden units on CPUs, so that what is computed on the way stays in the cache
 TINY = 1e-6  # the least coherence, which that of padding is; what is as near to 1 is 1
 
 
@@ -118,23 +119,29 @@ def _widened(activation: Callable[[Tensor], Tensor], run: PrunedRun, gain: Tenso
         gain: [H], standard deviation of each hidden unit among patches that have one of 1 in every channel.
     """
 
-    def mean(hidden: Tensor, coherence: Tensor) -> Tensor:
-        among, by_unit = (1 - coherence).sqrt().to(hidden.dtype), gain.to(hidden.dtype)
-        above, below = (activation(torch.addcmul(hidden, among, by_unit, value=side)) for side in (1, -1))
+    def mean(rows: Tensor, among: Tensor) -> Tensor:
+        above, below = (activation(torch.addcmul(rows, among, gain.to(rows.dtype), value=side)) for side in (1, -1))
         return above.lerp(below, 0.5) if above.requires_grad else above.lerp_(below, 0.5)
+
+    def means(rows: Tensor, coherence: Tensor) -> Tensor:
+        among = (1 - coherence).sqrt().to(rows.dtype)
+        if rows.device.type != "cpu":
+            return mean(rows, among)
+        return torch.cat([mean(*part) for part in zip(rows.split(AT_ONCE), among.split(AT_ONCE), strict=True)])
 
     def forward(hidden: Tensor) -> Tensor:
         coherence = run.current.coherence
         if coherence is None:
             return activation(hidden)
-        tokens, merged = coherence.numel(), run.current.merged_at_most()
-        if merged > tokens // 2:
-            return mean(hidden, coherence)
-        rows = coherence.flatten().topk(merged, largest=False, sorted=False).indices
-        of_merged = mean(*(part.flatten(0, 1).index_select(0, rows) for part in (hidden, coherence)))
-        units = activation(hidden).flatten(0, 1)
+        shape, merged = hidden.shape, run.current.merged_at_most()
+        hidden, coherence = hidden.flatten(0, 1), coherence.flatten(0, 1)
+        if merged > len(hidden) // 2:
+            return means(hidden, coherence).view(shape)
+        rows = coherence[:, 0].topk(merged, largest=False, sorted=False).indices
+        of_merged = means(hidden.index_select(0, rows), coherence.index_select(0, rows))
+        units = activation(hidden)
         replaced = units.index_copy if units.requires_grad else units.index_copy_
-        return replaced(0, rows, of_merged).unflatten(0, hidden.shape[:2])
+        return replaced(0, rows, of_merged).view(shape)
 
     return forward
 
