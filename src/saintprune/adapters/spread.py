@@ -114,7 +114,7 @@ def _widened(activation: Callable[[Tensor], Tensor], run: PrunedRun, gain: Tenso
     of two points.
 
     Args:
-        activation: a function of [B, N, H].
+        activation: the function, of each element by itself.
         run: whose `stream.coherence` is that of the tokens on their way.
         gain: [H], standard deviation of each hidden unit among patches that have one of 1 in every channel.
     """
