@@ -47,9 +47,8 @@ class Oracle:
         x = net.norm_pre(net._pos_embed(net.patch_embed(image[None])))[0]
         coherence, sizes = [1.0] * len(x), [1.0] * len(x)
         for layer, block in enumerate(net.blocks):
-            merged = layer > 0 and len(x) < 17
             among = [variance(t.tolist()) * (1 / c - 1) for t, c in zip(x, coherence, strict=True)]
-            x = x + self.attention(block, x, coherence, sizes if merged else [1.0] * len(x))
+            x = x + self.attention(block, x, coherence, sizes)
             of_mean = [variance(t.tolist()) for t in x]
             coherence = [v / (v + a) for v, a in zip(of_mean, among, strict=True)]
             x, coherence, sizes = self.merge(self.reductions[layer], x, coherence, sizes)
