@@ -11,31 +11,33 @@ import sys
 from pathlib import Path
 
 from saintprune.reporting.cells import percent, ratio, speedup
-from saintprune.reporting.comparison_table import comparison_table
+from saintprune.reporting.comparison_table import comparison_table, selecting_table
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.results import read_rows, target_of
 from saintprune.reporting.tables import layers_line
 
 ROOT = Path(__file__).resolve().parents[1]
-MARKED = re.compile(r"(<!-- results: (\S+)( by share)? -->\n).*?(<!-- /results -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- results: (\S+)(?: by (share|selecting))? -->\n).*?(<!-- /results -->)", re.DOTALL)
 PLACES = {"vision": "tower", "projector": "before the decoder", "language": "decoder"}
 HEADER = "| pruning | accuracy | change (95 %) | same answers | GFLOPs | speed-up (95 %) | tokens leaving each block |"
 
 
-def table(folder: Path, by_share: bool = False) -> str:
+def table(folder: Path, by: str | None = None) -> str:
     """Return the Markdown table of the records in a folder, the unpruned network first, then by agreement.
 
     Records of prunings that were calibrated to targets (scripts/compare.py --targets) make a group of columns per
-    target, and those of a vision-language model one per share of tokens that goes, if `by_share` is true.
+    target, or one column each of what selecting costs (by "selecting"), and those of a vision-language model a group
+    per share of tokens that goes (by "share").
     """
     records = [RunRecord.read(path) for path in folder.glob("*.json")]
     if not records:
         raise SystemExit(f"{folder} holds no record")
     if any(target_of(record) for record in records):
         measured = [record for record in records if record.num_samples] or records
-        return f"{comparison_table(read_rows(folder))}\n\n{caption(measured)}\n"
+        shown = selecting_table if by == "selecting" else comparison_table
+        return f"{shown(read_rows(folder))}\n\n{caption(measured)}\n"
     first = records[0]
-    if by_share:
+    if by == "share":
         return shares_table(records)
     if "ttft_seconds" in first.baseline:
         return questions_table(sorted(records, key=by_share_and_mode))
@@ -144,7 +146,7 @@ def main() -> None:
     readme = ROOT / "README.md"
     before = readme.read_text()
     after = MARKED.sub(
-        lambda found: found[1] + table(ROOT / "docs" / "records" / found[2], bool(found[3])) + found[4], before
+        lambda found: found[1] + table(ROOT / "docs" / "records" / found[2], found[3]) + found[4], before
     )
     if "--check" in sys.argv and after != before:
         raise SystemExit("README.md differs from its records: python scripts/results_table.py")

@@ -8,7 +8,7 @@ import pytest
 
 from saintprune.analysis.figures.pareto import look, pareto_figure
 from saintprune.errors import SaintpruneError
-from saintprune.reporting.comparison_table import comparison_table
+from saintprune.reporting.comparison_table import comparison_table, selecting_table
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.results import read_rows, write_csv
 
@@ -19,7 +19,8 @@ def record(method="tome", target="flops:0.5", seed=None, accuracy=0.8, agreement
     stage = {"method": {} if seed is None else {"seed": seed}}
     return RunRecord(
         task="evaluate", model="tiny", dataset="made-up", pruning=f"{method} target={target}", num_samples=100,
-        baseline={"accuracy": 0.85}, pruned={"accuracy": accuracy, "tokens_per_layer": [17.0, 9.0]},
+        baseline={"accuracy": 0.85},
+        pruned={"accuracy": accuracy, "tokens_per_layer": [17.0, 9.0], "throughput": 10 * speed},
         delta={"accuracy": accuracy - 0.85, "speedup": speed, "speedup_ci95": [speed - 0.1, speed + 0.1],
                "gflops_ratio": ratio},
         agreement=agreement, selector_overhead=0.02, commit="abc",
@@ -33,7 +34,8 @@ def unreached(method, target):
     found = record(method, target, out_of_reach="gets to FLOPs 0.7")
     empty = {"accuracy": None, "speedup": None, "speedup_ci95": None, "gflops_ratio": None}
     arms = {arm: {"accuracy": None, "tokens_per_layer": None} for arm in ("baseline", "pruned")}
-    return RunRecord(**{**vars(found), **arms, "delta": empty, "agreement": None, "num_samples": 0})
+    missing = {"agreement": None, "selector_overhead": None, "num_samples": 0}
+    return RunRecord(**{**vars(found), **arms, "delta": empty, **missing})
 
 
 @pytest.fixture
@@ -83,12 +85,23 @@ def test_the_table_marks_what_is_best_and_what_does_not_match(folder):
     assert "over up to 2 seeds" in notes and "† leaves at least 0.03 less" in notes and "falls short" in notes
 
 
+def test_what_selecting_takes_is_told_in_milliseconds_of_an_image(folder):
+    assert selecting_table(read_rows(folder)).splitlines() == [
+        "| method | FLOPs 0.67: selecting | FLOPs 0.5: selecting |",
+        "|---|---|---|",
+        "| pool | 0.7 ms, 2.0 % | - |",  # 2 % of 1 / 29 s
+        "| random | 1.3 ms, 2.0 % | 1.1 ms, 2.0 % |",
+        "| tome | 1.4 ms, 2.0 % | 1.1 ms, 2.0 % |",
+    ]
+
+
 def test_readme_takes_the_table_by_the_same_markers(folder):
     spec = importlib.util.spec_from_file_location("results_table", SCRIPTS / "results_table.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     found = script.table(folder)
     assert found.startswith("| method | FLOPs 0.67") and "tiny on made-up, 100 test images; a test, 32-true" in found
+    assert script.table(folder, "selecting").startswith("| method | FLOPs 0.67: selecting")
 
 
 def test_the_figure_is_drawn_and_looks_differ(folder, tmp_path):

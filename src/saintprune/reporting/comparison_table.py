@@ -17,11 +17,7 @@ def comparison_table(rows: Sequence[Row]) -> str:
     A method of several seeds shows the mean and, in parentheses, the least and the most. A cell that prunes much more
     than its target asks for is marked and never the best: it is no match of the others.
     """
-    targets = sorted({one.target for one in rows if one.target}, key=_order)
-    found: Cells = {}
-    for one in rows:
-        if one.target:
-            found.setdefault((one.method, one.target), []).append(one)
+    targets, found = _by_cell(rows)
     methods = sorted({method for method, _ in found}, key=lambda method: (-_rank(found, method, targets), method))
     best = {
         (target, figure): max(_fair(found, target, figure), default=None) for target in targets for figure in FIGURES
@@ -35,6 +31,34 @@ def comparison_table(rows: Sequence[Row]) -> str:
                  for figure in FIGURES]  # fmt: skip
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + _notes(found)
+
+
+def selecting_table(rows: Sequence[Row]) -> str:
+    """Return the table of what selecting takes, least first: milliseconds an image and the share of the pruned pass."""
+    targets, found = _by_cell([one for one in rows if one.selector_ms is not None])
+    methods = {method: [] for method, _ in found}
+    for (method, _), cell in found.items():
+        methods[method].append(_mean(cell, "selector_ms"))
+    header = ["method", *(f"{_words(target)}: selecting" for target in targets)]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for method in sorted(methods, key=lambda method: sum(methods[method]) / len(methods[method])):
+        cells = [_selecting(found.get((method, target), [])) for target in targets]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _selecting(cell: list[Row]) -> str:
+    milliseconds, share = (_mean(cell, figure) for figure in ("selector_ms", "selector_share"))
+    return "-" if milliseconds is None or share is None else f"{milliseconds:.1f} ms, {100 * share:.1f} %"
+
+
+def _by_cell(rows: Sequence[Row]) -> tuple[list[str], Cells]:
+    """Return the targets in their order, and the rows of each method at each target."""
+    found: Cells = {}
+    for one in rows:
+        if one.target:
+            found.setdefault((one.method, one.target), []).append(one)
+    return sorted({target for _, target in found}, key=_order), found
 
 
 def _fair(found: Cells, target: str, figure: str) -> list[float]:

@@ -34,6 +34,7 @@ class Row:
         speedup_low: of its 95 % interval.
         speedup_high: of its 95 % interval.
         selector_share: of the pruned pass.
+        selector_ms: milliseconds that selecting takes an image, of all layers together.
         mean_tokens: that leave a block, over blocks and samples.
         samples: of the test set.
         record: name of the file.
@@ -56,6 +57,7 @@ class Row:
     speedup_low: float | None
     speedup_high: float | None
     selector_share: float | None
+    selector_ms: float | None
     mean_tokens: float | None
     samples: int
     record: str
@@ -67,6 +69,7 @@ def row(record: RunRecord, name: str) -> Row:
     """Return the row of a record, whose file is called `name`."""
     delta, tokens = record.delta, record.pruned.get("tokens_per_layer")
     low, high = delta.get("speedup_ci95") or (None, None)
+    share, throughput = record.selector_overhead, record.pruned.get("throughput")
     return Row(
         model=record.model,
         dataset=record.dataset,
@@ -82,7 +85,8 @@ def row(record: RunRecord, name: str) -> Row:
         speedup=delta.get("speedup"),
         speedup_low=low,
         speedup_high=high,
-        selector_share=record.selector_overhead,
+        selector_share=share,
+        selector_ms=1000 * share / throughput if share is not None and throughput else None,
         mean_tokens=sum(tokens) / len(tokens) if tokens else None,
         samples=record.num_samples,
         record=name,
