@@ -119,15 +119,18 @@ def _widened(activation: Callable[[Tensor], Tensor], run: PrunedRun, gain: Tenso
         gain: [H], standard deviation of each hidden unit among patches that have one of 1 in every channel.
     """
 
-    def mean(rows: Tensor, among: Tensor) -> Tensor:
+    def mean(rows: Tensor, among: Tensor, out: Tensor | None = None) -> Tensor:
         above, below = (activation(torch.addcmul(rows, among, gain.to(rows.dtype), value=side)) for side in (1, -1))
-        return above.lerp(below, 0.5) if above.requires_grad else above.lerp_(below, 0.5)
+        return torch.lerp(above, below, 0.5, out=out)
 
     def means(rows: Tensor, coherence: Tensor) -> Tensor:
         among = (1 - coherence).sqrt().to(rows.dtype)
-        if rows.device.type != "cpu":
+        if rows.device.type != "cpu" or torch.is_grad_enabled():
             return mean(rows, among)
-        return torch.cat([mean(*part) for part in zip(rows.split(AT_ONCE), among.split(AT_ONCE), strict=True)])
+        units = torch.empty_like(rows)
+        for part in zip(rows.split(AT_ONCE), among.split(AT_ONCE), units.split(AT_ONCE), strict=True):
+            mean(*part)
+        return units
 
     def forward(hidden: Tensor) -> Tensor:
         coherence = run.current.coherence
@@ -135,6 +138,8 @@ def _widened(activation: Callable[[Tensor], Tensor], run: PrunedRun, gain: Tenso
             return activation(hidden)
         shape, merged = hidden.shape, run.current.merged_at_most()
         hidden, coherence = hidden.flatten(0, 1), coherence.flatten(0, 1)
+        if hidden.device.type == "cpu":  # which asks nobody to wait
+            merged = int((coherence < 1).sum())
         if merged > len(hidden) // 2:
             return means(hidden, coherence).view(shape)
         rows = coherence[:, 0].topk(merged, largest=False, sorted=False).indices
