@@ -12,12 +12,14 @@ from pathlib import Path
 
 from saintprune.reporting.cells import percent, ratio, speedup
 from saintprune.reporting.comparison_table import comparison_table, selecting_table
+from saintprune.reporting.paired import paired_table
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.results import read_rows, target_of
 from saintprune.reporting.tables import layers_line
 
+OURS = "ward"
 ROOT = Path(__file__).resolve().parents[1]
-MARKED = re.compile(r"(<!-- results: (\S+)(?: by (share|selecting))? -->\n).*?(<!-- /results -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- results: (\S+)(?: by (share|selecting|pairs))? -->\n).*?(<!-- /results -->)", re.DOTALL)
 PLACES = {"vision": "tower", "projector": "before the decoder", "language": "decoder"}
 HEADER = "| pruning | accuracy | change (95 %) | same answers | GFLOPs | speed-up (95 %) | tokens leaving each block |"
 
@@ -26,16 +28,16 @@ def table(folder: Path, by: str | None = None) -> str:
     """Return the Markdown table of the records in a folder, the unpruned network first, then by agreement.
 
     Records of prunings that were calibrated to targets (scripts/compare.py --targets) make a group of columns per
-    target, or one column each of what selecting costs (by "selecting"), and those of a vision-language model a group
-    per share of tokens that goes (by "share").
+    target, or columns of what selecting costs (by "selecting") or of how far our method is above each other one (by
+    "pairs"), and those of a vision-language model a group per share of tokens that goes (by "share").
     """
     records = [RunRecord.read(path) for path in folder.glob("*.json")]
     if not records:
         raise SystemExit(f"{folder} holds no record")
     if any(target_of(record) for record in records):
         measured = [record for record in records if record.num_samples] or records
-        shown = selecting_table if by == "selecting" else comparison_table
-        return f"{shown(read_rows(folder))}\n\n{caption(measured)}\n"
+        shown = {"selecting": selecting_table, "pairs": lambda _: paired_table(folder, OURS), None: comparison_table}
+        return f"{shown[by](read_rows(folder))}\n\n{caption(measured)}\n"
     first = records[0]
     if by == "share":
         return shares_table(records)

@@ -5,12 +5,16 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 
 from saintprune.analysis.figures.pareto import look, pareto_figure
 from saintprune.errors import SaintpruneError
+from saintprune.metrics.samples import Samples
 from saintprune.reporting.comparison_table import comparison_table, selecting_table
+from saintprune.reporting.paired import paired_table, pairs_of
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.results import read_rows, write_csv
+from saintprune.reporting.samples_file import write_samples
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -93,6 +97,36 @@ def test_what_selecting_takes_is_told_in_milliseconds_of_an_image(folder):
         "| random | 1.3 ms, 2.0 % | 1.1 ms, 2.0 % |",
         "| tome | 1.4 ms, 2.0 % | 1.1 ms, 2.0 % |",
     ]
+
+
+def answers(same, right):
+    unpruned = torch.ones(len(same), dtype=torch.bool)
+    return Samples(torch.tensor(same), unpruned, torch.tensor(right))
+
+
+def test_methods_are_paired_by_sample_and_target(folder):
+    few = [True] * 4 + [False] * 4
+    for name, same in {"tome@a": [True] * 8, "tome@b": few, "pool@a": few, "random@b~0": few}.items():
+        write_samples(folder / f"{name}.npz", answers(same, same))
+    write_samples(folder / "random@a~0.npz", answers(few, few))
+    write_samples(folder / "random@a~1.npz", answers([True] * 8, few))
+    found = {(pair.other, pair.target): pair for pair in pairs_of(folder, "tome")}
+    assert set(found) == {("pool", "flops:0.67"), ("random", "flops:0.67"), ("random", "flops:0.5")}
+    assert found["pool", "flops:0.67"].agreement.value == 0.5 and found["pool", "flops:0.67"].agreement.low > 0
+    both_seeds = found["random", "flops:0.67"]  # means of two seeds, sample by sample
+    assert (both_seeds.agreement.value, both_seeds.accuracy.value) == (0.25, 0.5)
+    lines = paired_table(folder, "tome").splitlines()
+    assert lines[0].startswith(
+        "| tome above | FLOPs 0.67: same answers | FLOPs 0.67: accuracy | FLOPs 0.5: same answers"
+    )
+    assert lines[2].startswith("| random | **+25.0 (+") and lines[2].endswith(
+        "| +0.0 (+0.0 to +0.0) | +0.0 (+0.0 to +0.0) |"
+    )
+    assert lines[3].startswith("| pool | **+50.0 (") and lines[3].endswith("| - | - |")
+    with pytest.raises(
+        SaintpruneError, match=r"no answers of 'ward' at a target; of these it does: pool, random, tome"
+    ):
+        pairs_of(folder, "ward")
 
 
 def test_readme_takes_the_table_by_the_same_markers(folder):

@@ -17,12 +17,12 @@ def comparison_table(rows: Sequence[Row]) -> str:
     A method of several seeds shows the mean and, in parentheses, the least and the most. A cell that prunes much more
     than its target asks for is marked and never the best: it is no match of the others.
     """
-    targets, found = _by_cell(rows)
+    targets, found = by_cell(rows)
     methods = sorted({method for method, _ in found}, key=lambda method: (-_rank(found, method, targets), method))
     best = {
         (target, figure): max(_fair(found, target, figure), default=None) for target in targets for figure in FIGURES
     }
-    header = ["method"] + [f"{_words(target)}: {name}" for target in targets for name in _HEADS]
+    header = ["method"] + [f"{words(target)}: {name}" for target in targets for name in _HEADS]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     unpruned = next((one.unpruned_accuracy for one in rows if one.unpruned_accuracy is not None), None)
     lines.append("| unpruned | " + " | ".join([_shown("accuracy", unpruned), "", "1.00x"] * len(targets)) + " |")
@@ -35,11 +35,11 @@ def comparison_table(rows: Sequence[Row]) -> str:
 
 def selecting_table(rows: Sequence[Row]) -> str:
     """Return the table of what selecting takes, least first: milliseconds an image and the share of the pruned pass."""
-    targets, found = _by_cell([one for one in rows if one.selector_ms is not None])
+    targets, found = by_cell([one for one in rows if one.selector_ms is not None])
     methods = {method: [] for method, _ in found}
     for (method, _), cell in found.items():
         methods[method].append(_mean(cell, "selector_ms"))
-    header = ["method", *(f"{_words(target)}: selecting" for target in targets)]
+    header = ["method", *(f"{words(target)}: selecting" for target in targets)]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for method in sorted(methods, key=lambda method: sum(methods[method]) / len(methods[method])):
         cells = [_selecting(found.get((method, target), [])) for target in targets]
@@ -52,7 +52,7 @@ def _selecting(cell: list[Row]) -> str:
     return "-" if milliseconds is None or share is None else f"{milliseconds:.1f} ms, {100 * share:.1f} %"
 
 
-def _by_cell(rows: Sequence[Row]) -> tuple[list[str], Cells]:
+def by_cell(rows: Sequence[Row]) -> tuple[list[str], Cells]:
     """Return the targets in their order, and the rows of each method at each target."""
     found: Cells = {}
     for one in rows:
@@ -111,7 +111,7 @@ def _order(target: str) -> tuple[str, float]:
     return kind, float(value) if kind == "speedup" else -float(value)
 
 
-def _words(target: str) -> str:
+def words(target: str) -> str:
     kind, _, value = target.partition(":")
     return {"flops": "FLOPs", "speedup": "speed-up"}.get(kind, kind) + f" {value}"
 
