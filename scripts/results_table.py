@@ -1,4 +1,4 @@
-"""Write the tables of README from the records in docs/records, so that no figure stands there without its record.
+"""Write the tables of README and ward.md from the records in docs/records: no figure stands there without its record.
 
 python scripts/results_table.py            rewrite what stands between the markers
 python scripts/results_table.py --check    exit with 1 if it differs
@@ -18,6 +18,7 @@ from saintprune.reporting.results import read_rows, target_of
 from saintprune.reporting.tables import layers_line
 
 OURS = "ward"
+PAGES = ("README.md", "docs/ward.md")
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- results: (\S+)(?: by (share|selecting|pairs))? -->\n).*?(<!-- /results -->)", re.DOTALL)
 PLACES = {"vision": "tower", "projector": "before the decoder", "language": "decoder"}
@@ -144,16 +145,16 @@ def caption(records: list[RunRecord]) -> str:
 
 
 def main() -> None:
-    """Rewrite or check README."""
-    readme = ROOT / "README.md"
-    before = readme.read_text()
-    after = MARKED.sub(
-        lambda found: found[1] + table(ROOT / "docs" / "records" / found[2], found[3]) + found[4], before
-    )
-    if "--check" in sys.argv and after != before:
-        raise SystemExit("README.md differs from its records: python scripts/results_table.py")
-    if after != before:
-        readme.write_text(after)
+    """Rewrite or check the pages."""
+    for page in (ROOT / name for name in PAGES):
+        before = page.read_text()
+        after = MARKED.sub(
+            lambda found: found[1] + table(ROOT / "docs" / "records" / found[2], found[3]) + found[4], before
+        )
+        if "--check" in sys.argv and after != before:
+            raise SystemExit(f"{page.name} differs from its records: python scripts/results_table.py")
+        if after != before:
+            page.write_text(after)
 
 
 if __name__ == "__main__":
