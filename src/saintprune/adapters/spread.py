@@ -121,7 +121,9 @@ def _widened(activation: Callable[[Tensor], Tensor], run: PrunedRun, gain: Tenso
 
     def mean(rows: Tensor, among: Tensor, out: Tensor | None = None) -> Tensor:
         above, below = (activation(torch.addcmul(rows, among, gain.to(rows.dtype), value=side)) for side in (1, -1))
-        return torch.lerp(above, below, 0.5, out=out)
+        if out is not None:
+            return torch.lerp(above, below, 0.5, out=out)
+        return above.lerp(below, 0.5) if above.requires_grad else above.lerp_(below, 0.5)
 
     def means(rows: Tensor, coherence: Tensor) -> Tensor:
         among = (1 - coherence).sqrt().to(rows.dtype)
@@ -136,10 +138,9 @@ def _widened(activation: Callable[[Tensor], Tensor], run: PrunedRun, gain: Tenso
         coherence = run.current.coherence
         if coherence is None:
             return activation(hidden)
-        shape, merged = hidden.shape, run.current.merged_at_most()
-        hidden, coherence = hidden.flatten(0, 1), coherence.flatten(0, 1)
-        if hidden.device.type == "cpu":  # which asks nobody to wait
-            merged = int((coherence < 1).sum())
+        shape, hidden, coherence = hidden.shape, hidden.flatten(0, 1), coherence.flatten(0, 1)
+        # to count would make other devices wait
+        merged = int((coherence < 1).sum()) if hidden.device.type == "cpu" else run.current.merged_at_most()
         if merged > len(hidden) // 2:
             return means(hidden, coherence).view(shape)
         rows = coherence[:, 0].topk(merged, largest=False, sorted=False).indices
