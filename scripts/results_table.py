@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from saintprune.reporting.cells import percent, ratio, speedup
+from saintprune.reporting.cells import accuracy_change, percent, ratio, speedup
 from saintprune.reporting.comparison_table import comparison_table, selecting_table
 from saintprune.reporting.paired import paired_table
 from saintprune.reporting.records import RunRecord
@@ -37,8 +37,11 @@ def table(folder: Path, by: str | None = None) -> str:
         raise SystemExit(f"{folder} holds no record")
     if any(target_of(record) for record in records):
         measured = [record for record in records if record.num_samples] or records
-        shown = {"selecting": selecting_table, "pairs": lambda _: paired_table(folder, OURS), None: comparison_table}
-        return f"{shown[by](read_rows(folder))}\n\n{caption(measured)}\n"
+        if by == "pairs":
+            shown = paired_table(folder, OURS)
+        else:
+            shown = (selecting_table if by == "selecting" else comparison_table)(read_rows(folder))
+        return f"{shown}\n\n{caption(measured)}\n"
     first = records[0]
     if by == "share":
         return shares_table(records)
@@ -54,15 +57,14 @@ def table(folder: Path, by: str | None = None) -> str:
 def row(record: RunRecord) -> str:
     """Return one line of the table of a network that looks at images."""
     delta = record.delta
-    accuracy, speed = (f"({scale * low:+.1f} to {scale * high:+.1f})" for scale, (low, high) in
-                       ((100, delta["accuracy_ci95"]), (1, delta["speedup_ci95"])))  # fmt: skip
+    low, high = delta["speedup_ci95"]
     cells = [
         record.pruning.rpartition("/")[2].rpartition("_")[0] or record.pruning,
         percent(record.pruned["accuracy"]),
-        f"{100 * delta['accuracy']:+.1f} {accuracy}",
+        accuracy_change(delta),
         percent(record.agreement),
         f"{record.pruned['gflops']:.1f}",
-        f"{delta['speedup']:.2f} {speed.replace('+', '')}",
+        f"{delta['speedup']:.2f} ({low:.1f} to {high:.1f})",
         layers_line(record.pruned["tokens_per_layer"]),
     ]
     return "| " + " | ".join(cells) + " |"

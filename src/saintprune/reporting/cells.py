@@ -19,10 +19,15 @@ def accuracy_change(delta: dict, interval: bool = True, key: str = "accuracy") -
     """Return a change of accuracy in per cent points, with its interval, or "-"."""
     if delta.get(key) is None:
         return "-"
-    change = f"{100 * delta[key]:+.1f}"
-    if not interval or delta.get(f"{key}_ci95") is None:
+    return points(delta[key], delta.get(f"{key}_ci95") if interval else None)
+
+
+def points(difference: float, interval: Sequence[float] | None = None) -> str:
+    """Return a difference of shares in per cent points, with its interval where there is one."""
+    change = f"{100 * difference:+.1f}"
+    if interval is None:
         return change
-    low, high = delta[f"{key}_ci95"]
+    low, high = interval
     return f"{change} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 

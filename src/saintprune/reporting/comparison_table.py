@@ -58,7 +58,7 @@ def by_cell(rows: Sequence[Row]) -> tuple[list[str], Cells]:
     for one in rows:
         if one.target:
             found.setdefault((one.method, one.target), []).append(one)
-    return sorted({target for _, target in found}, key=_order), found
+    return sorted({target for _, target in found}, key=target_order), found
 
 
 def _fair(found: Cells, target: str, figure: str) -> list[float]:
@@ -105,7 +105,7 @@ def _shown(figure: str, value: float | None, bare: bool = False) -> str:
     return f"{100 * value:.1f}" if bare else f"{100 * value:.1f} %"
 
 
-def _order(target: str) -> tuple[str, float]:
+def target_order(target: str) -> tuple[str, float]:
     """Return what targets are sorted by: kind, then least pruning first."""
     kind, _, value = target.partition(":")
     return kind, float(value) if kind == "speedup" else -float(value)

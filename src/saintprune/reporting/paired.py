@@ -8,7 +8,8 @@ from pathlib import Path
 
 from saintprune.errors import SaintpruneError
 from saintprune.metrics.samples import Difference, Samples, paired_difference
-from saintprune.reporting.comparison_table import by_cell, words
+from saintprune.reporting.cells import points
+from saintprune.reporting.comparison_table import by_cell, target_order, words
 from saintprune.reporting.results import Row, read_rows
 from saintprune.reporting.samples_file import beside, read_samples
 
@@ -51,15 +52,14 @@ def pairs_of(folder: Path, method: str) -> list[Pair]:
 def paired_table(folder: Path, method: str) -> str:
     """Return the Markdown table of `pairs_of`, in points with 95 % intervals: the closest rivals first."""
     pairs = pairs_of(folder, method)
-    targets, _ = by_cell(read_rows(folder))
-    targets = [target for target in targets if any(pair.target == target for pair in pairs)]
+    targets = sorted({pair.target for pair in pairs}, key=target_order)
     found = {(pair.other, pair.target): pair for pair in pairs}
     closest = {other: min(one.agreement.value for one in pairs if one.other == other) for other, _ in found}
     heads = ("same answers", "accuracy")
     header = [f"{method} above", *(f"{words(target)}: {head}" for target in targets for head in heads)]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for other in sorted(closest, key=lambda other: (closest[other], other)):
-        cells = [_points(found.get((other, target)), head) for target in targets for head in ("agreement", "accuracy")]
+        cells = [_cell(found.get((other, target)), head) for target in targets for head in ("agreement", "accuracy")]
         lines.append(f"| {other} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -68,10 +68,10 @@ def _answers(folder: Path, rows: Sequence[Row]) -> list[Samples]:
     return [read_samples(beside(folder / row.record)) for row in rows]
 
 
-def _points(pair: Pair | None, figure: str) -> str:
+def _cell(pair: Pair | None, figure: str) -> str:
     """Return a difference in points, in bold where chance does not explain it."""
     difference: Difference | None = getattr(pair, figure, None)
     if difference is None:
         return "-"
-    text = f"{100 * difference.value:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+    text = points(difference.value, (difference.low, difference.high))
     return f"**{text}**" if difference.low > 0 or difference.high < 0 else text
