@@ -79,7 +79,11 @@ def test_features_and_images_without_labels():
 def test_a_tower_of_transformers():
     net, images = hf_families.make("clip")
     rows = drop_sensitivity(HFVision(net), [images], layers=[0, 3], classifies=False)
-    assert all(row.dropped == 19 / 64 and 0 < row.feature_cosine < 1 for row in rows)
+    assert [row.layer for row in rows] == [0, 3] * len(METHODS)
+    assert all(row.dropped == 19 / 64 for row in rows)
+    assert all(0 < row.feature_cosine < 1 - 1e-5 for row in rows if row.layer == 0)
+    # after the attention of the last block nobody reads the patches any more: 1, and rounding does not exceed it
+    assert all(1 - 1e-6 < row.feature_cosine <= 1 for row in rows if row.layer == 3)
 
 
 @pytest.mark.parametrize("site", ["vision", "language"])

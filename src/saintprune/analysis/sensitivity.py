@@ -132,7 +132,8 @@ class _Found:
 
     def add(self, whole: Outcome, pruned: Outcome, labels: Tensor | None) -> None:
         """Add a batch: the unpruned and the pruned pass, and labels [B]."""
-        self.cosine.append(cosine_similarity(whole.features.float(), pruned.features.float(), dim=-1).cpu())
+        cosine = cosine_similarity(whole.features.float(), pruned.features.float(), dim=-1)
+        self.cosine.append(cosine.clamp(-1, 1).cpu())  # rounding alone exceeds 1 where nothing changed
         answer, before = pruned.outputs.argmax(-1).cpu(), whole.outputs.argmax(-1).cpu()
         self.same.append((answer == before).float())
         self.dropped.append(pruned.dropped * len(answer))

@@ -95,7 +95,7 @@ class PrunedClassification(L.LightningModule):
             pruned = self.net(images)
         self.batches.append(
             SeenBatch(
-                cosine=torch.cosine_similarity(baseline.float(), pruned.float(), dim=-1).cpu().double(),
+                cosine=torch.cosine_similarity(baseline.float(), pruned.float(), dim=-1).clamp(-1, 1).cpu().double(),
                 tokens={"baseline": [run.tokens_at_entry] * self.adapter.depth, "pruned": run.tokens_per_layer},
                 answers=self._answers(baseline.argmax(-1), pruned.argmax(-1), labels) if self.answers else None,
             )
