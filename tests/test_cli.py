@@ -90,6 +90,17 @@ def test_a_mistake_in_one_job_does_not_stop_the_others(tmp_path):
     assert "1 runs" in done.stdout, "the table is of what was recorded"
 
 
+def test_a_sweep_leaves_out_what_is_for_other_models(tmp_path):
+    sweep = ("-m", *SMALL, "task=benchmark", f"hydra.sweep.dir={tmp_path}")
+    done = command(*sweep, "pruning=random,saint_language,fastv")
+    reason = "stages.language.site is 'language', but VisionTransformer is a vision tower alone"
+    assert done.returncode == 0, done.stderr
+    assert f"left out (2): {reason}: only stages with site=vision apply: pruning=saint_language, " in done.stderr
+    assert "failed" not in done.stderr and "1 runs" in done.stdout
+    done = command("-m", *SMALL, "task=benchmark", f"hydra.sweep.dir={tmp_path / 'other'}", "pruning=fastv,dart")
+    assert done.returncode == 1 and "left out (2)" in done.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root, to mount a small disk")
 def test_a_full_disk_is_one_line(tmp_path):
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True)

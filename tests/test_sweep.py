@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 
 from saintprune import launching, wiring
 from saintprune.config import compose_run, config_dir
-from saintprune.errors import SaintpruneError
+from saintprune.errors import NotForThisModelError, SaintpruneError
 from saintprune.files import locked
 from saintprune.launching import refuse_launch, varied_keys
 from saintprune.reporting.records import RunRecord
-from saintprune.reporting.sweep import Failure, failures, forget_failures, summarise
+from saintprune.reporting.sweep import Failure, failures, forget_failures, left_out, summarise
 from saintprune.wiring_sweep import Job, objective_values, run_searched
 
 DELTA = {"accuracy": None, "speedup": 1.5, "speedup_ci95": [1.4, 1.6], "gflops_ratio": 0.5}
@@ -34,6 +34,8 @@ def ran(monkeypatch):
         done.append(cfg)
         if cfg == "bad":
             raise SaintpruneError("layers has [99], but the network has 12 blocks")
+        if cfg.startswith("language"):
+            raise NotForThisModelError("a tower alone")
         if cfg == "broken":
             raise RuntimeError("out of memory\nmore of it")
         record = RunRecord(**{**RECORD.__dict__, "identity": cfg})
@@ -80,6 +82,15 @@ def test_a_failure_is_kept_and_told_in_one_line(tmp_path, ran):
     assert mistake.traceback is None and "Traceback" in defect.traceback
     forget_failures(tmp_path)
     assert failures(tmp_path) == {} and (tmp_path / "2" / "metrics.json").is_file()
+
+
+def test_prunings_for_other_models_are_told_together_and_are_no_failures(tmp_path, ran):
+    for number, name in enumerate(["language_a", "good", "language_b"]):
+        run_searched(job(tmp_path, number, name))
+    found = failures(tmp_path)
+    assert [failure.fits for failure in found.values()] == [False, False]
+    assert left_out(found.values(), ["x"]) == ["left out (2): a tower alone: x=language_a, x=language_b"]
+    assert left_out([Failure(["x=bad"], "no")], ["x"]) == [] and summarise(tmp_path) == 1
 
 
 def test_a_job_is_named_by_all_its_overrides_where_the_sweep_varies_none():

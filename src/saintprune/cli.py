@@ -81,19 +81,22 @@ class RunCallback(Callback):
         _running.append(folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Gather the records under the sweep's folder; exit with a code other than 0 where a job failed."""
-        from saintprune.reporting.sweep import failures, summarise
+        """Gather the records under the sweep's folder; exit with 1 where a job failed or none could run."""
+        from saintprune.reporting.sweep import failures, left_out, summarise
 
         folder = Path(config.hydra.sweep.dir)
         try:
-            summarise(folder)
+            recorded = summarise(folder)
         except SaintpruneError as error:
             _fail(str(error))
-        failed, varied = failures(folder), varied_keys(config.hydra)
+        found, varied = failures(folder), varied_keys(config.hydra)
+        for line in left_out(found.values(), varied):
+            print(line, file=sys.stderr)
+        failed = {path: failure for path, failure in found.items() if failure.fits}
         for path, failure in failed.items():
             more = f" (traceback: {path})" if failure.traceback else ""
             print(f"failed: {failure.line(varied)}{more}", file=sys.stderr)
-        if failed:
+        if failed or (found and not recorded):
             sys.exit(1)
         _running.clear()
 

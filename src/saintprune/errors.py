@@ -13,6 +13,10 @@ class SaintpruneError(Exception):
     """
 
 
+class NotForThisModelError(SaintpruneError):
+    """A pruning for another kind of model. A sweep over all prunings leaves it out and does not fail."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from saintprune import wiring
-from saintprune.errors import SaintpruneError, did_you_mean
+from saintprune.errors import NotForThisModelError, SaintpruneError, did_you_mean
 from saintprune.files import locked, write_atomically
 from saintprune.parts import console
 from saintprune.reporting.loggers import flat_figures
@@ -43,7 +43,8 @@ class Job:
 def run_searched(job: Job, objectives: Sequence[str] = ()) -> tuple[float, ...] | None:
     """Run a job unless the sweep holds its record; return the figures that a search looks at.
 
-    A failure is printed, and kept in the job's folder for the summary of the sweep.
+    A failure is printed, and kept in the job's folder for the summary of the sweep, as is a job with a pruning for
+    another kind of model.
 
     Args:
         job: what to run.
@@ -56,7 +57,7 @@ def run_searched(job: Job, objectives: Sequence[str] = ()) -> tuple[float, ...] 
         record = _record_of(job)
         return objective_values(record, objectives) if objectives else None
     except SaintpruneError as error:
-        _keep_failure(job, str(error))
+        _keep_failure(job, str(error), fits=not isinstance(error, NotForThisModelError))
     except Exception as error:  # a defect, or too little memory, costs one job
         reason = str(error).strip().splitlines() or ["no message"]
         _keep_failure(job, f"{type(error).__name__}: {reason[0]}", traceback.format_exc())
@@ -110,7 +111,8 @@ def objective_values(record: RunRecord, names: Sequence[str]) -> tuple[float, ..
     return tuple(figures[name] for name in names)
 
 
-def _keep_failure(job: Job, reason: str, trace: str | None = None) -> None:
-    console.print(f"failed: {reason}", soft_wrap=True, markup=False, style="red")
-    failure = Failure(list(job.overrides), reason, trace)
+def _keep_failure(job: Job, reason: str, trace: str | None = None, *, fits: bool = True) -> None:
+    told = ("failed", "red") if fits else ("left out", "yellow")
+    console.print(f"{told[0]}: {reason}", soft_wrap=True, markup=False, style=told[1])
+    failure = Failure(list(job.overrides), reason, trace, fits)
     write_atomically(job.folder / FAILED, json.dumps(asdict(failure), indent=2) + "\n")

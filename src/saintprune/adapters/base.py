@@ -15,7 +15,7 @@ from saintprune.adapters import spread
 from saintprune.adapters.borrow import borrow, patch
 from saintprune.adapters.observed import ObservedBlock
 from saintprune.adapters.run import Observed, PrunedRun, TokenStream
-from saintprune.errors import SaintpruneError
+from saintprune.errors import NotForThisModelError, SaintpruneError
 from saintprune.plan import Plan, Step
 
 
@@ -107,11 +107,12 @@ class ViTAdapter(ABC):
             The run, which tells what the latest forward pass did.
 
         Raises:
+            NotForThisModelError: the plan has stages of other sites.
             SaintpruneError: the plan does not fit the network, or the network is being pruned already.
         """
         for name, stage in plan.stages.items():
             if stage.site != "vision":
-                raise SaintpruneError(
+                raise NotForThisModelError(
                     f"stages.{name}.site is {stage.site!r}, but {type(self.net).__name__} is a vision tower alone:"
                     " only stages with site=vision apply"
                 )

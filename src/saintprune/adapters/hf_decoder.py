@@ -22,7 +22,7 @@ from saintprune.adapters.decoder_run import DecoderRun, View
 from saintprune.adapters.kv_cache import KeyTap, PrunedLayer, adopt, check_grows, joined
 from saintprune.adapters.sequence import Prompt, find_spans, without
 from saintprune.adapters.text_rows import rotated, text_rows
-from saintprune.errors import SaintpruneError
+from saintprune.errors import NotForThisModelError, SaintpruneError
 from saintprune.plan import Plan, Step
 from saintprune.reduction import Reduction
 
@@ -77,11 +77,12 @@ class HFDecoder:
             recorded: keep each reduction.
 
         Raises:
+            NotForThisModelError: the plan has stages of other sites.
             SaintpruneError: the plan does not fit the decoder, or it is being pruned already.
         """
         for name, stage in plan.stages.items():
             if stage.site != "language":
-                raise SaintpruneError(
+                raise NotForThisModelError(
                     f"stages.{name}.site is {stage.site!r}, but {type(self.net).__name__} is a decoder alone: only"
                     " stages with site=language apply"
                 )

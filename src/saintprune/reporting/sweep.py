@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,16 +26,22 @@ class Failure:
         overrides: of the job, KEY=VALUE each.
         error: why, in one line.
         traceback: where that is no mistake of the user's.
+        fits: False where the pruning is for another kind of model, so that there was nothing to run.
     """
 
     overrides: list[str]
     error: str
     traceback: str | None = None
+    fits: bool = True
 
     def line(self, varied: Sequence[str]) -> str:
         """Return one line that names the job by its overrides of the keys that the sweep varies."""
+        return f"{self.name(varied)}: {self.error}"
+
+    def name(self, varied: Sequence[str]) -> str:
+        """Return the job's overrides of the keys that the sweep varies; all where it varies none."""
         named = [item for item in self.overrides if item.partition("=")[0] in varied]
-        return f"{' '.join(named or self.overrides) or 'the only job'}: {self.error}"
+        return " ".join(named or self.overrides) or "the only job"
 
 
 def forget_failures(folder: Path) -> None:
@@ -49,8 +55,17 @@ def failures(folder: Path) -> dict[Path, Failure]:
     return {path: Failure(**json.loads(path.read_text())) for path in sorted(folder.glob(f"**/{FAILED}"))}
 
 
-def summarise(folder: Path) -> None:
-    """Print one table over the records below a folder and draw their figure there; nothing where there are none.
+def left_out(failed: Iterable[Failure], varied: Sequence[str]) -> list[str]:
+    """Return one line for each reason why jobs were left out that names them all; none where every pruning fits."""
+    by_reason: dict[str, list[str]] = {}
+    for failure in failed:
+        if not failure.fits:
+            by_reason.setdefault(failure.error, []).append(failure.name(varied))
+    return [f"left out ({len(names)}): {reason}: {', '.join(names)}" for reason, names in by_reason.items()]
+
+
+def summarise(folder: Path) -> int:
+    """Print one table over the records below a folder, draw their figure there, and return how many there are.
 
     Of several records of one identity the first counts: jobs that differ in nothing that matters are one. Where the
     runs were logged to W&B, their comparison becomes a run of its own in their group.
@@ -60,7 +75,7 @@ def summarise(folder: Path) -> None:
         record = RunRecord.read(path)
         found.setdefault(record.identity or path, (path, record))
     if not found:
-        return
+        return 0
     paths, records = (list(column) for column in zip(*found.values(), strict=True))
     console = Console()
     console.print(sweep_table(records))
@@ -72,6 +87,7 @@ def summarise(folder: Path) -> None:
     console.print(f"records: {folder}", soft_wrap=True)
     if (failed := log_sweep(records, rows, table, figure)) is not None:
         console.print(f"[yellow]the records are there, but their comparison is not logged:[/yellow] {failed}")
+    return len(records)
 
 
 def _number(path: Path) -> tuple[int, str]:
