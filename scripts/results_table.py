@@ -1,4 +1,4 @@
-"""Write the tables of README and ward.md from the records in docs/records: no figure stands there without its record.
+"""Write the tables of README and the docs from the records in docs/records: no figure stands there without its record.
 
 python scripts/results_table.py            rewrite what stands between the markers
 python scripts/results_table.py --check    exit with 1 if it differs
@@ -18,7 +18,7 @@ from saintprune.reporting.results import read_rows, target_of
 from saintprune.reporting.tables import layers_line
 
 OURS = "ward"
-PAGES = ("README.md", "docs/ward.md")
+PAGES = ("README.md", "docs/findings.md", "docs/ward.md")
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- results: (\S+)(?: by (share|selecting|pairs))? -->\n).*?(<!-- /results -->)", re.DOTALL)
 PLACES = {"vision": "tower", "projector": "before the decoder", "language": "decoder"}

@@ -59,6 +59,21 @@ def test_speedup_is_timed(calibrator, monkeypatch):
     assert 1.5 <= found.measured.speedup < 1.6
 
 
+@pytest.mark.parametrize(("lie", "target"), [(100.0, 1.5), (1.0, 1.04)], ids=["too fast", "too slow"])
+def test_a_mistimed_step_does_not_mislead(calibrator, monkeypatch, lie, target):
+    timed = []
+
+    def speedup(self, plan):
+        timed.append(plan)
+        # the third is the first step that divides the half where the answer lies
+        return lie if len(timed) == 3 else 1 / self.measure(plan, timed=False).flops
+
+    monkeypatch.setattr(Calibrator, "_speedup", speedup)
+    found = calibrator.search(RANDOM, Target("speedup", target), steps=8)
+    right = calibrator.search(RANDOM, Target("speedup", target), steps=8)  # nothing lies any more
+    assert found.measured.speedup == pytest.approx(right.measured.speedup, rel=0.02)
+
+
 def test_out_of_reach_says_how_far_it_got(calibrator):
     with pytest.raises(
         SaintpruneError, match=r"flops:0.01 is out of reach.*on 2 layers, the strongest.*gets to FLOPs 0\.\d+"
