@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from saintprune.adapters import spread
-from saintprune.adapters.borrow import borrow, patch
+from saintprune.adapters.borrow import borrow, patch, refuse_other_sites
 from saintprune.adapters.observed import ObservedBlock
 from saintprune.adapters.run import Observed, PrunedRun, TokenStream
-from saintprune.errors import NotForThisModelError, SaintpruneError
+from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan, Step
 
 
@@ -110,12 +110,7 @@ class ViTAdapter(ABC):
             NotForThisModelError: the plan has stages of other sites.
             SaintpruneError: the plan does not fit the network, or the network is being pruned already.
         """
-        for name, stage in plan.stages.items():
-            if stage.site != "vision":
-                raise NotForThisModelError(
-                    f"stages.{name}.site is {stage.site!r}, but {type(self.net).__name__} is a vision tower alone:"
-                    " only stages with site=vision apply"
-                )
+        refuse_other_sites(plan, "vision", self.net, "a vision tower")
         steps = plan.at("vision", self.depth)
         run = PrunedRun(self.depth, timed, recorded)
         with ExitStack() as undo:

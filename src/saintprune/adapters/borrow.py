@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from saintprune.errors import SaintpruneError
+from saintprune.errors import NotForThisModelError, SaintpruneError
+from saintprune.plan import Plan
 
 _MARK = "_saintprune_active"
 
@@ -26,6 +27,20 @@ def borrow(undo: ExitStack, net: nn.Module) -> None:
             " prune() gave"
         )
     patch(undo, net, _MARK, True)
+
+
+def refuse_other_sites(plan: Plan, site: str, net: nn.Module, kind: str) -> None:
+    """Check that a plan prunes nothing that a network of one kind ("a decoder") lacks.
+
+    Raises:
+        NotForThisModelError: it has a stage of another site.
+    """
+    for name, stage in plan.stages.items():
+        if stage.site != site:
+            raise NotForThisModelError(
+                f"stages.{name}.site is {stage.site!r}, but {type(net).__name__} is {kind} alone: only stages with"
+                f" site={site} apply"
+            )
 
 
 def _recomputes(module: nn.Module) -> bool:

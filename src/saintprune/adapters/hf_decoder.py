@@ -17,12 +17,12 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
-from saintprune.adapters.borrow import borrow, patch
+from saintprune.adapters.borrow import borrow, patch, refuse_other_sites
 from saintprune.adapters.decoder_run import DecoderRun, View
 from saintprune.adapters.kv_cache import KeyTap, PrunedLayer, adopt, check_grows, joined
 from saintprune.adapters.sequence import Prompt, find_spans, without
 from saintprune.adapters.text_rows import rotated, text_rows
-from saintprune.errors import NotForThisModelError, SaintpruneError
+from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan, Step
 from saintprune.reduction import Reduction
 
@@ -80,12 +80,7 @@ class HFDecoder:
             NotForThisModelError: the plan has stages of other sites.
             SaintpruneError: the plan does not fit the decoder, or it is being pruned already.
         """
-        for name, stage in plan.stages.items():
-            if stage.site != "language":
-                raise NotForThisModelError(
-                    f"stages.{name}.site is {stage.site!r}, but {type(self.net).__name__} is a decoder alone: only"
-                    " stages with site=language apply"
-                )
+        refuse_other_sites(plan, "language", self.net, "a decoder")
         with ExitStack() as undo:
             run = self.install(undo, plan.at("language", self.depth), timed=timed, recorded=recorded)
             run.visual = visual

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from saintprune.adapters.base import ViTAdapter
 from saintprune.analysis.passes import Outcome, depth_of, passes_of
 from saintprune.errors import SaintpruneError
 from saintprune.metrics.intervals import bootstrap, mean
+from saintprune.metrics.samples import output_cosine
 from saintprune.plan import Plan, Schedule, Stage
 from saintprune.reduction import Reducer
 from saintprune.reduction.baselines import RandomDrop
@@ -132,8 +132,7 @@ class _Found:
 
     def add(self, whole: Outcome, pruned: Outcome, labels: Tensor | None) -> None:
         """Add a batch: the unpruned and the pruned pass, and labels [B]."""
-        cosine = cosine_similarity(whole.features.float(), pruned.features.float(), dim=-1)
-        self.cosine.append(cosine.clamp(-1, 1).cpu())  # rounding alone exceeds 1 where nothing changed
+        self.cosine.append(output_cosine(whole.features, pruned.features))
         answer, before = pruned.outputs.argmax(-1).cpu(), whole.outputs.argmax(-1).cpu()
         self.same.append((answer == before).float())
         self.dropped.append(pruned.dropped * len(answer))

@@ -192,9 +192,9 @@ class Calibrator:
             assert measured.speedup is not None
             side = (strength, 1.0) if measured.speedup < target.value else (0.0, strength)
             again = self._bisect(knob, target, side, steps, advance)
-            if knob.value(again) == knob.value(strength):
-                break
             tried.append((again, self.measure(knob.turned(again), timed=True)))
+            if tried[-1][1].flops == measured.flops:
+                break  # a coarse knob: the same pruning once more
         return min(tried, key=lambda one: _off(one[1], target))
 
     def _out_of_reach(self, plan: Plan, knob: Knob, target: Target) -> OutOfReach:

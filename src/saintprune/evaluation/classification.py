@@ -14,7 +14,7 @@ from torch import Tensor
 from saintprune.adapters.base import ViTAdapter
 from saintprune.evaluation.sharing import SharedOut, gathered, number_of
 from saintprune.metrics.intervals import bootstrap, mean
-from saintprune.metrics.samples import Samples, concatenated
+from saintprune.metrics.samples import Samples, concatenated, output_cosine
 from saintprune.plan import Plan
 
 
@@ -95,7 +95,7 @@ class PrunedClassification(L.LightningModule):
             pruned = self.net(images)
         self.batches.append(
             SeenBatch(
-                cosine=torch.cosine_similarity(baseline.float(), pruned.float(), dim=-1).clamp(-1, 1).cpu().double(),
+                cosine=output_cosine(baseline, pruned).double(),
                 tokens={"baseline": [run.tokens_at_entry] * self.adapter.depth, "pruned": run.tokens_per_layer},
                 answers=self._answers(baseline.argmax(-1), pruned.argmax(-1), labels) if self.answers else None,
             )

@@ -27,6 +27,17 @@ class Samples:
     pruned_right: Tensor | None = None
 
 
+def output_cosine(unpruned: Tensor, pruned: Tensor) -> Tensor:
+    """Return the cosine of the two networks' outputs for each sample, float32 [n] on the CPU.
+
+    Args:
+        unpruned: logits or features [n, D].
+        pruned: the same, pruned.
+    """
+    cosine = torch.cosine_similarity(unpruned.float(), pruned.float(), dim=-1)
+    return cosine.clamp(-1, 1).cpu()  # rounding alone exceeds 1 where nothing changed
+
+
 def concatenated(parts: Sequence[Samples]) -> Samples | None:
     """Return the answers of consecutive parts of a test set as one; None where there is none."""
     if not parts:
