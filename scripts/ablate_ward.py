@@ -33,6 +33,7 @@ from saintprune.workbench import open_run
 IMAGES, CALIBRATED_ON = 256, 2  # with a schedule, FLOPs are the same for every image
 EVEN, CURVED = Schedule(drop=0.9), Schedule(drop=0.9, steepness=2.2)
 FLATTER, STEEPER = Schedule(drop=0.9, steepness=1.5), Schedule(drop=0.9, steepness=3.0)
+WARDS = "::2"  # the blocks of pruning=ward
 MERGES = 20  # of a block, where it is looked for the place of ToMe's error
 PLACES = {
     f"ToMe, {MERGES} merges a block, blocks {layers} alone": Plan.vision(ToMe(r=MERGES), layers)
@@ -45,7 +46,7 @@ def tome(schedule: Schedule, layers: str = "all", **stage: Any) -> Plan:
     return Plan.vision(ToMe(), layers, schedule=schedule, **stage)
 
 
-def ward(schedule: Schedule = CURVED, method: Ward = Ward(), layers: str = "all", **stage: Any) -> Plan:  # noqa: B008
+def ward(schedule: Schedule = CURVED, method: Ward = Ward(), layers: str = WARDS, **stage: Any) -> Plan:  # noqa: B008
     """Return `pruning=ward` with one part changed."""
     return Plan.vision(method, layers, schedule=schedule, **{"spread": True, **stage})
 
@@ -54,9 +55,11 @@ BUDGETS = {
     0.5: {
         "ToMe, even": tome(EVEN),
         "ToMe, even, with spread": tome(EVEN, spread=True),
-        "ToMe, Ward's schedule": tome(CURVED),
+        "ToMe, ward's blocks and schedule": tome(CURVED, WARDS),
         "ward, even": ward(EVEN),
         "ward": ward(),
+        "ward, every block": ward(layers="all"),
+        "ward, every third block": ward(layers="::3"),
         "ward, without spread": ward(spread=False),
         "ward, steepness 1.5": ward(FLATTER),
         "ward, steepness 3": ward(STEEPER),
@@ -70,13 +73,17 @@ BUDGETS = {
         "ToMe, even": tome(EVEN),
         "ward, even": ward(EVEN),
         "ward": ward(),
+        "ward, every block": ward(layers="all"),
+        "ward, every third block": ward(layers="::3"),
         "ward, without spread": ward(spread=False),
     },
     0.33: {
         "ToMe, even, first half": tome(EVEN, "first_half"),
-        "ToMe, Ward's schedule": tome(CURVED),
+        "ToMe, ward's blocks and schedule": tome(CURVED, WARDS),
         "ward, even, first half": ward(EVEN, layers="first_half"),
         "ward": ward(),
+        "ward, every block": ward(layers="all"),
+        "ward, every third block": ward(layers="::3"),
         "ward, without spread": ward(spread=False),
         "ward, steepness 1.5": ward(FLATTER),
     },

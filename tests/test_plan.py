@@ -23,6 +23,9 @@ from saintprune.reduction.saint import Saint
         ("0.5:", (2, 3, 4)),
         (".4:0.8", (2, 3)),
         ("0.2:-1", (1, 2, 3)),
+        ("::2", (0, 2, 4)),
+        ("1::3", (1, 4)),
+        (":0.8:2", (0, 2)),
     ],
 )
 def test_layers(layers, expected):
@@ -75,7 +78,8 @@ def test_steps_know_their_budget():
 
 @pytest.mark.parametrize(
     ("layers", "left"),
-    [("all", (0, 1, 2)), ("1:", (1, 2)), ("-2:", (2,)), ("3:", "3:"), ("1:4", "1:4"), ((0, 3), (0, 3))],
+    [("all", (0, 1, 2)), ("1:", (1, 2)), ("-2:", (2,)), ("3:", "3:"), ("1:4", "1:4"), ((0, 3), (0, 3)), ("::2", (0, 2)),
+     ("1:4:2", "1:4:2")],  # fmt: skip
 )
 def test_open_ends_close_at_the_last_block_that_is_read(layers, left):
     plan = Plan.vision(Saint(), layers)
@@ -95,6 +99,7 @@ def test_open_ends_close_at_the_last_block_that_is_read(layers, left):
         (lambda: Schedule(keep=(-1,)), "keep has -1"),
         (lambda: Stage("tower", "all", Saint()), "site is 'tower'"),
         (lambda: Stage("vision", "last_half", Saint()), "layers is 'last_half'"),
+        (lambda: Stage("vision", "::0", Saint()), "layers is '::0'"),
         (lambda: Stage("vision", [0.5, 1.0], Saint()), "layers has 1.0, but floats are shares of the depth"),
         (lambda: Stage("vision", [0.0], Saint()), "layers has 0.0"),
         (lambda: Stage("vision", "all", RandomDrop()), "schedule.drop=0.5"),

@@ -14,6 +14,7 @@ from saintprune.reduction.baselines import KeepAll
 
 SITES = ("vision", "projector", "language")
 END = r"(-?\d+|0?\.\d+)?"  # of a slice: a block number, or a share of the depth
+SLICE = rf"{END}:{END}(:[1-9]\d*)?"
 NAMED = ("aligner", "explorer", "aggregator")  # layers by the stage that `saintprune.analysis` found them in
 
 
@@ -83,10 +84,10 @@ class Stage:
 
     Attributes:
         site: "vision" (the tower), "projector" (between tower and decoder, one place) or "language" (the decoder).
-        layers: "all", "first_half", a slice such as "7:17" or "0.25:", or a list: block numbers (ints, 0-based) or
-            shares of the depth (with a decimal point, between 0 and 1), where f is block floor(f * depth), so that a
-            plan fits any depth; or one of `NAMED`, which `Plan.located` must turn into block numbers before the plan
-            is used.
+        layers: "all", "first_half", a slice such as "7:17", "0.25:" or, for every second block, "::2", or a list: block
+            numbers (ints, 0-based) or shares of the depth (with a decimal point, between 0 and 1), where f is block
+            floor(f * depth), so that a plan fits any depth; or one of `NAMED`, which `Plan.located` must turn into
+            block numbers before the plan is used.
         method: the reducer.
         schedule: tokens to leave per pruned layer; required by methods that rank but do not decide how many.
         proportional_attention: let a merged token be attended to as the patches it stands for; merging in a tower only.
@@ -112,10 +113,10 @@ class Stage:
                     raise ValueError(
                         f"layers has {place}, but floats are shares of the depth, between 0 and 1; blocks are ints"
                     )
-        elif self.layers not in ("all", "first_half", *NAMED) and not re.fullmatch(rf"{END}:{END}", self.layers):
+        elif self.layers not in ("all", "first_half", *NAMED) and not re.fullmatch(SLICE, self.layers):
             raise ValueError(
                 f"layers is {self.layers!r}, but must be a list of block numbers, 'all', 'first_half', a slice such as"
-                f" '7:17', or a stage: {', '.join(NAMED)}"
+                f" '7:17' or '::2', or a stage: {', '.join(NAMED)}"
             )
         if self.spread and not (self.site == "vision" and self.method.merges):
             raise ValueError(
@@ -140,11 +141,12 @@ class Stage:
                 " run task=analyze and use run.py, or Plan.located with what saintprune.analysis.stage_file reads"
             )
         if isinstance(self.layers, str):
-            first, last = (_end(end, depth) for end in self.layers.split(":"))
+            *ends, step = f"{self.layers}:1".split(":")[:3]
+            first, last = (_end(end, depth) for end in ends)
             for end in (first, last):
                 if end is not None and abs(end) > depth:
                     raise SaintpruneError(f"{name}.layers is {self.layers!r}, but the network has {depth} blocks")
-            numbers = tuple(range(depth))[first:last]
+            numbers = tuple(range(depth))[first : last : int(step)]
             if not numbers:
                 raise SaintpruneError(f"{name}.layers is {self.layers!r}, which selects none of {depth} blocks")
             return numbers
@@ -208,7 +210,7 @@ class Plan:
         stages = dict(self.stages)
         for name, stage in stages.items():
             layers = stage.layers
-            if stage.site == site and isinstance(layers, str) and (layers == "all" or layers.endswith(":")):
+            if stage.site == site and isinstance(layers, str) and (layers == "all" or layers.split(":")[1:2] == [""]):
                 read = [layer for layer in stage.resolve(depth, f"stages.{name}") if layer <= last]
                 stages[name] = replace(stage, layers=read) if read else stage
         return replace(self, stages=stages)

@@ -152,8 +152,9 @@ class Reduction:
             return _gather(x, self.keep)
         weights = sizes if self.weights is None else self.weights
         weights = torch.ones_like(self.merge_to, dtype=torch.float32) if weights is None else weights
-        total = self._sum(weights[..., None], self.merge_to).clamp_min(1e-12)  # (b, m, 1); padding may hold nothing
-        mean = self._sum(x.float() * weights[..., None], self.merge_to) / total
+        slots = self.keep.shape[1]
+        total = summed(weights[..., None], self.merge_to, slots).clamp_min(1e-12)  # (b, m, 1); padding may hold nothing
+        mean = summed(x.float() * weights[..., None], self.merge_to, slots) / total
         if self.norm == "max":
             mean = mean * (self._longest(x, self.merge_to) / mean.norm(dim=-1).clamp_min(1e-12))[..., None]
         return mean.to(x.dtype)
@@ -162,16 +163,7 @@ class Reduction:
         """Return [B, M]: patches that each survivor stands for, given [B, N] before."""
         if self.merge_to is None:
             return sizes.gather(1, self.keep)
-        return self._sum(sizes[..., None], self.merge_to)[..., 0]
-
-    def _sum(self, x: Tensor, merge_to: Tensor) -> Tensor:
-        """Sum [B, N, D] over the tokens that join each slot -> [B, M, D]."""
-        (batch, slots), width = self.keep.shape, x.shape[-1]
-        # one spare slot a sample takes what is dropped; rows are added whole, which is what CPUs and GPUs do fast
-        slot = torch.where(merge_to < 0, slots, merge_to)
-        flat = slot + torch.arange(batch, device=x.device)[:, None] * (slots + 1)
-        out = x.new_zeros(batch * (slots + 1), width).index_add_(0, flat.flatten(), x.flatten(0, 1))
-        return out.view(batch, slots + 1, width)[:, :slots]
+        return summed(sizes[..., None], self.merge_to, self.keep.shape[1])[..., 0]
 
     def _longest(self, x: Tensor, merge_to: Tensor) -> Tensor:
         """Return the largest norm of the tokens [B, N, D] that join each slot -> [B, M]."""
@@ -198,6 +190,24 @@ class Reducer(ABC):
     @abstractmethod
     def select(self, state: LayerState) -> Reduction:
         """Choose the survivors of one layer; `state.budget`, where given, is how many patches to leave."""
+
+
+def summed(x: Tensor, slot: Tensor, slots: int) -> Tensor:
+    """Return the sums of the tokens that join each slot.
+
+    Args:
+        x: [B, N, D].
+        slot: [B, N] int64, of each token: 0..slots-1, or -1 for none.
+        slots: number of slots M.
+
+    Returns:
+        [B, M, D].
+    """
+    batch, _, width = x.shape
+    # one spare slot a sample takes what joins none; rows are added whole, which is what CPUs and GPUs do fast
+    flat = torch.where(slot < 0, slots, slot) + torch.arange(batch, device=x.device)[:, None] * (slots + 1)
+    out = x.new_zeros(batch * (slots + 1), width).index_add_(0, flat.flatten(), x.flatten(0, 1))
+    return out.view(batch, slots + 1, width)[:, :slots]
 
 
 def _gather(x: Tensor, index: Tensor) -> Tensor:

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saintprune.reduction.counts import at_least, at_most, real_patches, share_of
-from saintprune.reduction.interface import LayerState, Reducer, Reduction
-from saintprune.reduction.merging import merged
-from saintprune.reduction.survivors import keep_all, keep_masked, leading, required_budget
+from saintprune.reduction.counts import Count, at_least, at_most, share_of
+from saintprune.reduction.interface import LayerState, Reducer, Reduction, summed
+from saintprune.reduction.survivors import keep_all, leading, required_budget
 
 TINY = 1e-9  # attention may be exactly 0
 
@@ -54,65 +53,79 @@ class Ward(Reducer):
         left = max(required_budget(state, "Ward"), 1)
         if left >= state.patches:
             return keep_all(state)
-        attention = state.importance()
-        groups, mass = _patches_alone(state), attention[:, state.prefix :]
-        seats = torch.arange(state.patches, device=mass.device).expand_as(mass)  # of each group: the patch it stands at
-        slot = seats  # of each patch: its group, -1 for padding
+        attention = state.importance().float()
+        keys, weights = _unit_keys(state), _masses_and_sizes(state, attention)
+        seat = torch.arange(state.patches, device=keys.device).expand(len(keys), -1)  # of each group: where it stands
+        group = seat  # of each patch, -1 for padding
+        valid = state.patch_valid
         while True:
-            step = self._round(groups, mass, left)
-            assert step.merge_to is not None
-            slot = torch.where(slot < 0, -1, step.merge_to.gather(1, slot.clamp_min(0)))
-            seats = seats.gather(1, step.keep)
-            if seats.shape[1] <= left:
-                return _with_special(state, seats, slot, step.valid, attention)
-            mass = step.apply_sizes(mass)
-            groups = LayerState(
-                keys=F.normalize(step.apply(groups.keys, groups.sizes), dim=-1),
-                sizes=step.apply_sizes(groups.sizes) if groups.sizes is not None else None,
-                valid=step.valid,
-            )
+            joins, stays, lengths = self._round(keys, weights[..., 0], valid, left)
+            width = lengths if isinstance(lengths, int) else int(lengths.max())
+            place = torch.where(stays, joins, width)
+            seat = seat.new_zeros(len(seat), width + 1).scatter_(1, place, seat)[:, :width]
+            group = torch.where(group < 0, -1, joins.gather(1, group.clamp_min(0)))
+            if isinstance(lengths, Tensor):
+                valid = torch.arange(width, device=seat.device) < lengths[:, None]
+            if width <= left:
+                return _with_special(state, seat, group, valid, attention)
+            keys = F.normalize(summed(keys * weights[..., 1:], joins, width), dim=-1)
+            weights = summed(weights, joins, width)
 
-    def _round(self, groups: LayerState, mass: Tensor, left: int) -> Reduction:
-        """Merge pairs of groups once: the share of them with the least damage, or as many as are still too many."""
-        best, partner = self._links(groups, mass)
-        count = real_patches(groups)
+    def _round(self, keys: Tensor, mass: Tensor, valid: Tensor | None, left: int) -> tuple[Tensor, Tensor, Count]:
+        """Merge pairs of groups once.
+
+        Args:
+            keys: [B, G, C], the groups' mean keys, of length 1.
+            mass: [B, G], attention that they receive.
+            valid: [B, G] bool, False marks padding; None means that there is none.
+            left: groups to leave after the last round.
+
+        Returns:
+            The new number of the group that each group joins, [B, G], -1 for padding; which of them stand where they
+            stood, [B, G] bool; and how many there are now.
+        """
+        best, partner = self._links(keys, mass, valid)
+        count: Count = keys.shape[1] if valid is None else valid.sum(1)
         pairs = at_most(at_most(at_least(count - left, 0), share_of(count, self.share)), count // 2)
         leaves = leading(best.argsort(dim=1, stable=True), pairs)  # (b, sources)
-        mask = torch.ones_like(mass, dtype=torch.bool)
-        mask[:, ::2] = ~leaves
-        kept = keep_masked(groups, mask, groups.patches - pairs if isinstance(pairs, int) else None)
-        target = torch.arange(groups.patches, device=mass.device).repeat(len(mass), 1)
-        target[:, ::2] = torch.where(leaves, 2 * partner + 1, target[:, ::2])
-        return merged(kept, target)
+        stays = torch.ones_like(mass, dtype=torch.bool) if valid is None else valid.clone()
+        stays[:, ::2] &= ~leaves
+        joins = stays.cumsum(1) - 1
+        joins[:, ::2] = torch.where(leaves, joins[:, 1::2].gather(1, partner), joins[:, ::2])
+        return joins if valid is None else torch.where(valid, joins, -1), stays, count - pairs
 
-    def _links(self, groups: LayerState, mass: Tensor) -> tuple[Tensor, Tensor]:
+    def _links(self, keys: Tensor, mass: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the least damage of each group at an even place and the number of its partner, both [B, A]."""
-        distance = (1 - groups.keys[:, ::2] @ groups.keys[:, 1::2].mT).clamp_min(0)  # (b, sources, destinations)
+        distance = (1 - keys[:, ::2] @ keys[:, 1::2].mT).clamp_min_(0)  # (b, sources, destinations)
         inverse = mass.clamp_min(TINY) ** -self.power
-        damage = distance / (inverse[:, ::2, None] + inverse[:, None, 1::2])
-        if groups.valid is not None:
-            pair = groups.valid[:, ::2, None] & groups.valid[:, None, 1::2]
-            damage = damage.masked_fill(~pair, torch.inf)
+        damage = distance.div_(inverse[:, ::2, None] + inverse[:, None, 1::2])
+        if valid is not None:
+            damage.masked_fill_(~(valid[:, ::2, None] & valid[:, None, 1::2]), torch.inf)
         return damage.min(-1)
 
 
-def _patches_alone(state: LayerState) -> LayerState:
-    """Return the patches as groups: unit keys whose dot product is the cosine averaged over heads [B, P, H C]."""
+def _unit_keys(state: LayerState) -> Tensor:
+    """Return patches' keys of length 1 whose dot product is the cosine averaged over heads, [B, P, H C]."""
     keys = state.head_keys()[:, :, state.prefix :].float()
     norms = torch.linalg.vector_norm(keys, dim=-1, keepdim=True).clamp_min(TINY) * keys.shape[1] ** 0.5
-    flat = (keys / norms).transpose(1, 2).flatten(2)  # (b, h, p, c) -> (b, p, h c)
-    sizes = torch.ones_like(flat[..., 0]) if state.sizes is None else state.sizes[:, state.prefix :]
-    return LayerState(keys=flat, sizes=sizes, valid=state.patch_valid)
+    return (keys / norms).transpose(1, 2).flatten(2)  # (b, h, p, c) -> (b, p, h c)
 
 
-def _with_special(state: LayerState, seats: Tensor, slot: Tensor, valid: Tensor | None, attention: Tensor) -> Reduction:
+def _masses_and_sizes(state: LayerState, attention: Tensor) -> Tensor:
+    """Return of each patch the attention that it receives and the patches that it stands for, [B, P, 2]."""
+    mass = attention[:, state.prefix :]
+    sizes = torch.ones_like(mass) if state.sizes is None else state.sizes[:, state.prefix :]
+    return torch.stack([mass, sizes], dim=-1)
+
+
+def _with_special(state: LayerState, seat: Tensor, group: Tensor, valid: Tensor | None, attention: Tensor) -> Reduction:
     """Return the reduction of the whole layer, given each group's seat [B, M] and each patch's group [B, P]."""
-    special = torch.arange(state.prefix, device=seats.device).expand(len(seats), -1)
+    special = torch.arange(state.prefix, device=seat.device).expand(len(seat), -1)
     if valid is not None:
         valid = torch.cat([valid.new_ones(special.shape), valid], dim=1)
     return Reduction(
-        keep=torch.cat([special, seats + state.prefix], dim=1),
+        keep=torch.cat([special, seat + state.prefix], dim=1),
         valid=valid,
-        merge_to=torch.cat([special, torch.where(slot < 0, -1, slot + state.prefix)], dim=1),
-        weights=attention.float().clamp_min(TINY),
+        merge_to=torch.cat([special, torch.where(group < 0, -1, group + state.prefix)], dim=1),
+        weights=attention.clamp_min(TINY),
     )
