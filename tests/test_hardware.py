@@ -1,5 +1,9 @@
 """Profiles check themselves and name what a machine lacks."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -68,3 +72,22 @@ def test_prepare_moves_to_the_precision():
 def test_values_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         HardwareProfile("x", **options)
+
+
+FAULTS = """
+import resource, torch
+from saintprune.hardware import keep_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(8, 2**20).add(1)  # twice 32 MiB, 8192 pages each
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults(), keep_memory(), faults(), faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left alone")
+def test_memory_that_stays_is_not_mapped_anew():
+    found = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    before, kept, _, after = found.stdout.split()
+    assert kept == "True" and int(after) < 100 < 10 * 8192 < int(before)

@@ -78,8 +78,16 @@ def test_steps_know_their_budget():
 
 @pytest.mark.parametrize(
     ("layers", "left"),
-    [("all", (0, 1, 2)), ("1:", (1, 2)), ("-2:", (2,)), ("3:", "3:"), ("1:4", "1:4"), ((0, 3), (0, 3)), ("::2", (0, 2)),
-     ("1:4:2", "1:4:2")],  # fmt: skip
+    [
+        ("all", (0, 1, 2)),
+        ("1:", (1, 2)),
+        ("-2:", (2,)),
+        ("3:", "3:"),
+        ("1:4", "1:4"),
+        ((0, 3), (0, 3)),
+        ("::2", (0, 2)),
+        ("1:4:2", "1:4:2"),
+    ],
 )
 def test_open_ends_close_at_the_last_block_that_is_read(layers, left):
     plan = Plan.vision(Saint(), layers)

@@ -1,15 +1,20 @@
 """Comparisons on a small random network and noise: cells, one model for all, resuming, failures."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from saintprune import wiring
+from saintprune.adapters.timm_vit import TimmViT
 from saintprune.errors import SaintpruneError
+from saintprune.reduction.saint import Saint
 from saintprune.reporting.records import RunRecord
+from saintprune.reporting.results import read_rows
 from saintprune.reporting.samples_file import beside, read_samples
 from saintprune.wiring_compare import cells, chosen, run_all
+from saintprune.wiring_in_turn import time_folder
 
 SMALL = [
     "model.net.architecture=vit_tiny_patch16_224",
@@ -114,6 +119,49 @@ def test_what_runs_share_changes_no_result(tmp_path):
         assert (one.agreement, one.output_cosine) == (other.agreement, other.output_cosine)
         assert one.pruned["tokens_per_layer"] == other.pruned["tokens_per_layer"]
         assert one.pruned["gflops"] == other.pruned["gflops"] and one.calibration["value"] == other.calibration["value"]
+
+
+def test_cells_are_timed_in_turn_as_they_were_calibrated(tmp_path, monkeypatch):
+    planned = cells(["saint", "tome", "none"], SMALL, ["flops:0.7"])
+    assert run_all(tmp_path, planned) == {}
+    before = {row.method: row for row in read_rows(tmp_path)}
+    rounds = []
+
+    def in_turn(arms, settings, advance):
+        rounds.append((list(arms), settings.pairs))
+        seconds = {name: torch.tensor([arm(0), arm(0)]) for name, arm in arms.items()}
+        assert all((one > 0).all() for one in seconds.values())
+        return {name: torch.tensor([4.0, 6.0]) / (number + 1) for number, name in enumerate(arms)}
+
+    monkeypatch.setattr("saintprune.wiring_in_turn.time_in_turn", in_turn)
+    plans = []
+    pruned = TimmViT.pruned
+    monkeypatch.setattr(TimmViT, "pruned", lambda self, plan: plans.append(plan) or pruned(self, plan))
+    assert time_folder(tmp_path, 2) == {"saint@flops0.7": 2.0, "tome@flops0.7": 3.0}
+    assert rounds == [(["", "saint@flops0.7", "tome@flops0.7"], 2)], "what is out of reach is not timed"
+    saint, tome = (RunRecord.read(tmp_path / f"{name}@flops0.7.json") for name in ("saint", "tome"))
+    assert plans[0].stages["vision"].method.threshold == saint.calibration["value"] != Saint().threshold
+    assert plans[-1].stages["vision"].schedule.drop == tome.calibration["value"]
+    after = {row.method: row for row in read_rows(tmp_path)}
+    assert (after["tome"].speedup, after["tome"].speedup_low, after["tome"].beside) == (3.0, 3.0, 1)
+    assert before["tome"].speedup != 3.0 and before["tome"].beside is None
+    assert replace(after["tome"], speedup=0, speedup_low=0, speedup_high=0, beside=0) == replace(
+        before["tome"], speedup=0, speedup_low=0, speedup_high=0, beside=0
+    ), "all else is as it was"
+    assert tome.in_turn["rounds"] == 2 and tome.delta["speedup"] == before["tome"].speedup
+
+
+@pytest.mark.parametrize("rounds, message", [(1, "--in-turn is 1"), (2, "holds no measured record")])
+def test_what_cannot_be_timed_in_turn(tmp_path, rounds, message):
+    with pytest.raises(SaintpruneError, match=message):
+        time_folder(tmp_path, rounds)
+
+
+def test_cells_of_other_models_are_not_timed_together(tmp_path):
+    run_all(tmp_path, cells(["random"], SMALL))
+    run_all(tmp_path, cells(["stride"], [*SMALL, "model.net.img_size=96"]))
+    with pytest.raises(SaintpruneError, match=r"stride\.json is of another model than the cells before it"):
+        time_folder(tmp_path, 2)
 
 
 def test_a_cell_that_fails_stops_no_other_and_leaves_no_record(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,9 +81,11 @@ class HardwareProfile:
         return torch.device(self.accelerator)
 
     def prepare(self, net: Any) -> nn.Module:
-        """Set the threads, and move the network to the device and precision."""
+        """Set the threads, keep memory (`keep_memory`) on CPUs, and move the network to the device and precision."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+        if self.accelerator == "cpu":
+            keep_memory()
         net = net.to(self.device, self.dtype)
         if self.compile:
             for block in net.blocks:
@@ -161,6 +164,21 @@ def all_devices(
     if threads is None and profile.accelerator == "cpu":
         threads = max(1, torch.get_num_threads() // max(1, devices))
     return replace(profile, name="ddp", devices=devices, threads=threads)
+
+
+def keep_memory() -> bool:
+    """Let glibc keep the memory that this process frees, in place of giving it back; return whether it does.
+
+    Else large tensors are mapped anew in every pass and touched page by page: a twentieth of a ViT's pass, more or less
+    by what the process did before, so that the same speed-up is 2.9 before an evaluation and 2.6 after it. Other
+    allocators are left alone.
+    """
+    trim_threshold, mmap_max = -1, -4  # mallopt(3)
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
+        return False
+    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1))
 
 
 def _cpu_name() -> str:

@@ -217,9 +217,13 @@ def _benchmark(parts: Parts) -> BenchmarkResult | VLMTiming:
     """Time the network on images of the test split."""
     if wiring_vlm.is_vlm(parts.model):
         return wiring_vlm.benchmark(parts)
-    batches = _batches(parts, parts.data.test_dataloader(), parts.settings.batches * parts.hardware.batch_size)
     with progress("timing") as advance:
-        return Benchmark(parts.adapter, parts.plan, batches, parts.settings).run(advance)
+        return Benchmark(parts.adapter, parts.plan, timed_batches(parts), parts.settings).run(advance)
+
+
+def timed_batches(parts: Parts) -> list[Tensor]:
+    """Return the images of the test split that are passed through the network to time it."""
+    return _batches(parts, parts.data.test_dataloader(), parts.settings.batches * parts.hardware.batch_size)
 
 
 def calibrate(parts: Parts, target: Target) -> Calibrated:

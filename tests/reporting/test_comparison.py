@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,13 @@ def test_readme_takes_the_table_by_the_same_markers(folder):
     found = script.table(folder)
     assert found.startswith("| method | FLOPs 0.67") and "tiny on made-up, 100 test images; a test, 32-true" in found
     assert script.table(folder, "selecting").startswith("| method | FLOPs 0.67: selecting")
+    assert "turn" not in found
+    paths = [path for path in sorted(folder.glob("*.json")) if path.stem != "pool@b"]
+    for number, path in enumerate(paths, start=1):
+        replace(RunRecord.read(path), in_turn={"speedup": 2.5, "device": "another"}).write(path)
+        last = script.table(folder).splitlines()[-1]
+        assert last.endswith("; all timed in turn." if number == len(paths) else f"; {number} cells timed in turn.")
+    assert "; another, 32-true" in last and "| pool | 86.0 % † | 99.0 % † | 2.50x † |" in script.table(folder)
 
 
 def test_the_figure_is_drawn_and_looks_differ(folder, tmp_path):

@@ -66,7 +66,11 @@ class Knob:
 
     def turned(self, strength: float) -> Plan:
         """Return the plan at a strength of 0 to 1."""
-        stage, value = self.plan.stages[self.stage], self.value(strength)
+        return self.at(self.value(strength))
+
+    def at(self, value: float) -> Plan:
+        """Return the plan with the knob at a value."""
+        stage = self.plan.stages[self.stage]
         if self.name == "method.threshold":
             stage = replace(stage, method=replace(stage.method, threshold=value))  # type: ignore[call-arg]
         else:

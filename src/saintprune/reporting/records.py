@@ -39,6 +39,8 @@ class RunRecord:
     share of the time to the first token. `extrapolated` tells from how many layers the figures were predicted.
 
     `out_of_reach` says why a pruning cannot meet the target it was given; such a record holds no figures.
+    `in_turn` holds speedup and speedup_ci95 of passes timed in turn with those of other prunings (`beside`, how many),
+    in `rounds` on `device` at `created` with `commit`: these compare prunings, where `delta` was measured by itself.
     `analysis` is what task=analyze found: samples, parts (see `saintprune.analysis.stage_file`), sensitivity, seconds.
     `identity` is the hash of what determined the figures (see `saintprune.reporting.identity`); None in older records.
     """
@@ -58,6 +60,7 @@ class RunRecord:
     samples_by_kind: dict[str, int] | None = None
     extrapolated: dict[str, Any] | None = None
     benchmark: dict[str, Any] | None = None
+    in_turn: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     analysis: dict[str, Any] | None = None
     out_of_reach: str | None = None

@@ -30,9 +30,10 @@ class Row:
         change: of the accuracy.
         agreement: share of samples that are answered as without pruning.
         gflops_ratio: pruned over unpruned, realised on test images.
-        speedup: realised, median over pairs.
+        speedup: realised, median over pairs; that timed in turn with other prunings, where there is one.
         speedup_low: of its 95 % interval.
         speedup_high: of its 95 % interval.
+        beside: how many other prunings it was timed in turn with.
         selector_share: of the pruned pass.
         selector_ms: milliseconds that selecting takes an image, of all layers together.
         mean_tokens: that leave a block, over blocks and samples.
@@ -56,6 +57,7 @@ class Row:
     speedup: float | None
     speedup_low: float | None
     speedup_high: float | None
+    beside: int | None
     selector_share: float | None
     selector_ms: float | None
     mean_tokens: float | None
@@ -68,7 +70,8 @@ class Row:
 def row(record: RunRecord, name: str) -> Row:
     """Return the row of a record, whose file is called `name`."""
     delta, tokens = record.delta, record.pruned.get("tokens_per_layer")
-    low, high = delta.get("speedup_ci95") or (None, None)
+    timed = record.in_turn or delta
+    low, high = timed.get("speedup_ci95") or (None, None)
     share, throughput = record.selector_overhead, record.pruned.get("throughput")
     return Row(
         model=record.model,
@@ -82,9 +85,10 @@ def row(record: RunRecord, name: str) -> Row:
         change=delta.get("accuracy"),
         agreement=record.agreement,
         gflops_ratio=delta.get("gflops_ratio"),
-        speedup=delta.get("speedup"),
+        speedup=timed.get("speedup"),
         speedup_low=low,
         speedup_high=high,
+        beside=timed.get("beside"),
         selector_share=share,
         selector_ms=1000 * share / throughput if share is not None and throughput else None,
         mean_tokens=sum(tokens) / len(tokens) if tokens else None,

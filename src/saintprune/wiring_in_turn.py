@@ -1,0 +1,101 @@
+"""Time the prunings of a comparison in turn: their speeds are then of the same minutes of the same machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from saintprune import wiring, wiring_analysis, wiring_vlm
+from saintprune.calibration.search import Knob
+from saintprune.errors import SaintpruneError
+from saintprune.evaluation.timing import pass_seconds, time_in_turn
+from saintprune.metrics.intervals import bootstrap, median
+from saintprune.parts import Parts, progress, quiet
+from saintprune.plan import Plan
+from saintprune.reporting.records import RunRecord, source_commit
+
+SHARED = ("model", "dataset", "hardware")  # parts of the config that the cells of one comparison have in common
+UNPRUNED = ""
+
+
+def time_folder(folder: Path, rounds: int) -> dict[str, float]:
+    """Time all prunings of a folder's records in turn with the unpruned network, and write that into the records.
+
+    Each round passes once through the untouched network and once through each pruning, in an order that turns. A slow
+    minute of the machine, or a machine of another day, then hits all of them alike.
+
+    Args:
+        folder: of scripts/compare.py, of a network that looks at images. Cells out of reach have nothing to time.
+        rounds: at least 2.
+
+    Returns:
+        Speed-up by name of the cell.
+
+    Raises:
+        SaintpruneError: there are no such records, or they are not of one comparison.
+    """
+    quiet()
+    if rounds < 2:
+        raise SaintpruneError(f"--in-turn is {rounds}, but an interval needs at least 2 rounds")
+    found = {path: RunRecord.read(path) for path in sorted(folder.glob("*.json"))}
+    found = {path: record for path, record in found.items() if record.out_of_reach is None}
+    if not found:
+        raise SaintpruneError(f"{folder} holds no measured record: run scripts/compare.py {folder} PRUNING… first")
+    parts, plans = _of_one_comparison(found)
+    batches = wiring.timed_batches(parts)
+    arms: dict[str, Callable[[int], float]] = {UNPRUNED: partial(_seconds, parts, batches, None)}
+    arms |= {path.stem: partial(_seconds, parts, batches, plan) for path, plan in plans.items()}
+    settings = replace(parts.settings, pairs=rounds, max_seconds=float("inf"), batches=len(batches))
+    with progress(f"timing {len(plans)} prunings in turn") as advance, torch.inference_mode():
+        times = time_in_turn(arms, settings, advance)
+    about = {
+        "beside": len(plans) - 1,
+        "rounds": rounds,
+        "device": parts.hardware.device_name(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": source_commit(),
+    }
+    speeds = {}
+    for path, record in found.items():
+        ratios = times[UNPRUNED] / times[path.stem]
+        speeds[path.stem] = median(ratios).item()
+        figures = {"speedup": speeds[path.stem], "speedup_ci95": bootstrap(ratios, median)}
+        replace(record, in_turn=figures | about).write(path)
+    return speeds
+
+
+def _of_one_comparison(found: Mapping[Path, RunRecord]) -> tuple[Parts, dict[Path, Plan]]:
+    """Return the objects that the records share, built once, and the plan of each."""
+    parts, first = None, next(iter(found.values())).config
+    plans = {}
+    for path, record in found.items():
+        if differing := [key for key in SHARED if record.config.get(key) != first.get(key)]:
+            raise SaintpruneError(f"{path} is of another {', '.join(differing)} than the cells before it in the folder")
+        cfg, names = OmegaConf.create(record.config), {"dataset": record.dataset, "pruning": record.pruning}
+        if parts is None:
+            parts = wiring.build(cfg, names)
+            if wiring_vlm.is_vlm(parts.model) or wiring_analysis.is_language(parts.model):
+                raise SaintpruneError(f"{path}: only prunings of networks that look at images can be timed in turn")
+        plans[path] = _plan_of(record, wiring.repruned(parts, cfg, names).plan)
+    assert parts is not None
+    return parts, plans
+
+
+def _plan_of(record: RunRecord, plan: Plan) -> Plan:
+    """Return what a record measured: the plan of its config, its knob where calibration had turned it."""
+    found = record.calibration
+    return plan if found is None else Knob.of(plan).at(found["value"])
+
+
+def _seconds(parts: Parts, batches: list[Tensor], plan: Plan | None, number: int) -> float:
+    images = batches[number]
+    context = nullcontext() if plan is None else parts.adapter.pruned(plan)
+    return pass_seconds(lambda: parts.adapter.net(images), images.device, context)
