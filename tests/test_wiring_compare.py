@@ -136,7 +136,7 @@ def test_cells_are_timed_in_turn_as_they_were_calibrated(tmp_path, monkeypatch):
     monkeypatch.setattr("saintprune.wiring_in_turn.time_in_turn", in_turn)
     plans = []
     pruned = TimmViT.pruned
-    monkeypatch.setattr(TimmViT, "pruned", lambda self, plan: plans.append(plan) or pruned(self, plan))
+    monkeypatch.setattr(TimmViT, "pruned", lambda self, plan, **how: plans.append(plan) or pruned(self, plan, **how))
     assert time_folder(tmp_path, 2) == {"saint@flops0.7": 2.0, "tome@flops0.7": 3.0}
     assert rounds == [(["", "saint@flops0.7", "tome@flops0.7"], 2)], "what is out of reach is not timed"
     saint, tome = (RunRecord.read(tmp_path / f"{name}@flops0.7.json") for name in ("saint", "tome"))
@@ -145,9 +145,10 @@ def test_cells_are_timed_in_turn_as_they_were_calibrated(tmp_path, monkeypatch):
     after = {row.method: row for row in read_rows(tmp_path)}
     assert (after["tome"].speedup, after["tome"].speedup_low, after["tome"].beside) == (3.0, 3.0, 1)
     assert before["tome"].speedup != 3.0 and before["tome"].beside is None
-    assert replace(after["tome"], speedup=0, speedup_low=0, speedup_high=0, beside=0) == replace(
-        before["tome"], speedup=0, speedup_low=0, speedup_high=0, beside=0
-    ), "all else is as it was"
+    timed = ("speedup", "speedup_low", "speedup_high", "beside", "selector_share", "selector_ms")
+    untimed = [replace(rows["tome"], **dict.fromkeys(timed)) for rows in (before, after)]
+    assert untimed[0] == untimed[1], "all else is as it was"
+    assert after["tome"].selector_ms == pytest.approx(1000 * after["tome"].selector_share / tome.in_turn["throughput"])
     assert tome.in_turn["rounds"] == 2 and tome.delta["speedup"] == before["tome"].speedup
 
 

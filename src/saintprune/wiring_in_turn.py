@@ -16,6 +16,7 @@ from torch import Tensor
 from saintprune import wiring, wiring_analysis, wiring_vlm
 from saintprune.calibration.search import Knob
 from saintprune.errors import SaintpruneError
+from saintprune.evaluation.benchmark import selector_seconds
 from saintprune.evaluation.timing import pass_seconds, time_in_turn
 from saintprune.metrics.intervals import bootstrap, median
 from saintprune.parts import Parts, progress, quiet
@@ -65,9 +66,15 @@ def time_folder(folder: Path, rounds: int) -> dict[str, float]:
     }
     speeds = {}
     for path, record in found.items():
-        ratios = times[UNPRUNED] / times[path.stem]
+        seconds = times[path.stem]
+        ratios, selector = times[UNPRUNED] / seconds, selector_seconds(parts.adapter, plans[path], batches)
         speeds[path.stem] = median(ratios).item()
-        figures = {"speedup": speeds[path.stem], "speedup_ci95": bootstrap(ratios, median)}
+        figures = {
+            "speedup": speeds[path.stem],
+            "speedup_ci95": bootstrap(ratios, median),
+            "throughput": len(batches[0]) / median(seconds).item(),
+            "selector_overhead": selector / median(seconds).item(),
+        }
         replace(record, in_turn=figures | about).write(path)
     return speeds
 

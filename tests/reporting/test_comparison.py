@@ -139,10 +139,12 @@ def test_readme_takes_the_table_by_the_same_markers(folder):
     assert script.table(folder, "selecting").startswith("| method | FLOPs 0.67: selecting")
     assert "turn" not in found
     paths = [path for path in sorted(folder.glob("*.json")) if path.stem != "pool@b"]
+    in_turn = {"speedup": 2.5, "device": "another", "throughput": 50, "selector_overhead": 0.1}
     for number, path in enumerate(paths, start=1):
-        replace(RunRecord.read(path), in_turn={"speedup": 2.5, "device": "another"}).write(path)
+        replace(RunRecord.read(path), in_turn=in_turn).write(path)
         last = script.table(folder).splitlines()[-1]
         assert last.endswith("; all timed in turn." if number == len(paths) else f"; {number} cells timed in turn.")
+    assert "| pool | 2.0 ms, 10.0 % | - |" in script.table(folder, "selecting")
     assert "; another, 32-true" in last and "| pool | 86.0 % † | 99.0 % † | 2.50x † |" in script.table(folder)
 
 

@@ -75,6 +75,7 @@ class Benchmark:
     def __init__(self, adapter: ViTAdapter, plan: Plan, batches: Sequence[Tensor], settings: BenchmarkSettings) -> None:
         self.adapter, self.batches = adapter, batches
         self.settings = replace(settings, batches=len(batches))
+        self.plan = plan
         self.plans = [{"baseline": None, "pruned": plan, "ideal": _replay(adapter, plan, batch)} for batch in batches]
 
     @torch.inference_mode()
@@ -83,7 +84,7 @@ class Benchmark:
         arms = {name: partial(self._seconds, name) for name in ("baseline", "pruned", "ideal")}
         times = time_in_turn(arms, self.settings, lambda share: advance(0.7 * share))
         ratios = times["baseline"] / times["pruned"]
-        selector = self._selector_seconds()
+        selector = selector_seconds(self.adapter, self.plan, self.batches)
         advance(0.8)
         baseline = self._arm("baseline", times["baseline"])
         advance(0.9)
@@ -106,16 +107,6 @@ class Benchmark:
         images = self.batches[batch]
         return pass_seconds(lambda: self.adapter.net(images), images.device, self._context(arm, batch))
 
-    def _selector_seconds(self) -> float:
-        """Return the selection's seconds of one pass: the median over a few passes of their sums over layers."""
-        sums = []
-        for _ in range(SELECTOR_PASSES):
-            for batch, plans in zip(self.batches, self.plans, strict=True):
-                with self.adapter.pruned(plans["pruned"] or Plan(), timed=True) as run:
-                    self.adapter.net(batch)
-                sums.append(sum(event.seconds or 0.0 for event in run.events))
-        return median(torch.tensor(sums)).item()
-
     def _arm(self, name: str, seconds: Tensor) -> Arm:
         """Sum up one arm: throughput of its median pass, FLOPs and tokens over the batches, memory of one pass."""
         flops, tokens = [], []
@@ -137,6 +128,24 @@ class Benchmark:
         """Return the context of an arm; the baseline is the network as nobody has touched it."""
         plan = self.plans[batch][arm]
         return nullcontext() if plan is None else self.adapter.pruned(plan)
+
+
+@torch.inference_mode()
+def selector_seconds(adapter: ViTAdapter, plan: Plan, batches: Sequence[Tensor]) -> float:
+    """Return the selection's seconds of one pass: the median over a few passes of their sums over layers.
+
+    Args:
+        adapter: of the network.
+        plan: what to prune.
+        batches: each [B, C, H, W].
+    """
+    sums = []
+    for _ in range(SELECTOR_PASSES):
+        for batch in batches:
+            with adapter.pruned(plan, timed=True) as run:
+                adapter.net(batch)
+            sums.append(sum(event.seconds or 0.0 for event in run.events))
+    return median(torch.tensor(sums)).item()
 
 
 @torch.inference_mode()

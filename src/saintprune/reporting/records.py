@@ -39,8 +39,9 @@ class RunRecord:
     share of the time to the first token. `extrapolated` tells from how many layers the figures were predicted.
 
     `out_of_reach` says why a pruning cannot meet the target it was given; such a record holds no figures.
-    `in_turn` holds speedup and speedup_ci95 of passes timed in turn with those of other prunings (`beside`, how many),
-    in `rounds` on `device` at `created` with `commit`: these compare prunings, where `delta` was measured by itself.
+    `in_turn` holds speedup, speedup_ci95, throughput and selector_overhead of passes timed in turn with those of other
+    prunings (`beside`, how many), in `rounds` on `device` at `created` with `commit`: these compare prunings, where all
+    else was timed by itself.
     `analysis` is what task=analyze found: samples, parts (see `saintprune.analysis.stage_file`), sensitivity, seconds.
     `identity` is the hash of what determined the figures (see `saintprune.reporting.identity`); None in older records.
     """

@@ -30,7 +30,8 @@ class Row:
         change: of the accuracy.
         agreement: share of samples that are answered as without pruning.
         gflops_ratio: pruned over unpruned, realised on test images.
-        speedup: realised, median over pairs; that timed in turn with other prunings, where there is one.
+        speedup: realised, median over pairs. It and all that is timed below come of passes in turn with those of other
+            prunings, where there were such.
         speedup_low: of its 95 % interval.
         speedup_high: of its 95 % interval.
         beside: how many other prunings it was timed in turn with.
@@ -70,9 +71,10 @@ class Row:
 def row(record: RunRecord, name: str) -> Row:
     """Return the row of a record, whose file is called `name`."""
     delta, tokens = record.delta, record.pruned.get("tokens_per_layer")
-    timed = record.in_turn or delta
+    alone = {"throughput": record.pruned.get("throughput"), "selector_overhead": record.selector_overhead}
+    timed = record.in_turn or delta | alone
     low, high = timed.get("speedup_ci95") or (None, None)
-    share, throughput = record.selector_overhead, record.pruned.get("throughput")
+    share, throughput = timed.get("selector_overhead"), timed.get("throughput")
     return Row(
         model=record.model,
         dataset=record.dataset,
