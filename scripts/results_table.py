@@ -94,43 +94,31 @@ def questions_table(records: list[RunRecord]) -> str:
 def shares_table(records: list[RunRecord]) -> str:
     """Return the Markdown table with a row per method, by place and mean agreement, and a group of columns per share.
 
-    A pruning is called "drop50/NAME" where half of the image tokens go, and "drop50/NAME seed=1" where it draws: such a
-    method shows the mean and, in parentheses, the least and the most.
+    A pruning is called "drop50/NAME" where half of the image tokens go.
     """
     shares = sorted({record.pruning.partition("/")[0] for record in records})
-    methods: dict[tuple[str, str], dict[str, list[RunRecord]]] = {}
+    methods: dict[tuple[str, str], dict[str, RunRecord]] = {}
     for record in records:
-        share, _, name = record.pruning.partition(" ")[0].partition("/")
+        share, _, name = record.pruning.partition("/")
         (stage,) = record.config["pruning"]["stages"].values()
-        methods.setdefault((PLACES[stage["site"]], name), {}).setdefault(share, []).append(record)
-    ranked = sorted(methods, key=lambda key: (key[0], -sum(agreements(cell)[0] for cell in methods[key].values())))
+        methods.setdefault((PLACES[stage["site"]], name), {})[share] = record
+    ranked = sorted(methods, key=lambda key: (key[0], -sum(one.agreement or 0.0 for one in methods[key].values())))
     heads = ("same answers", "GFLOPs", "first token")
     header = ["pruning", "where", *(f"−{share.removeprefix('drop')} %: {head}" for share in shares for head in heads)]
     unpruned = records[0].baseline["gflops"]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     lines.append("| unpruned | " + f" | | {unpruned:.0f} | 1.00x" * len(shares) + " |")
     for place, name in ranked:
-        cells = [share_cell(methods[place, name].get(share, [])) for share in shares]
+        cells = [share_cell(methods[place, name].get(share)) for share in shares]
         lines.append(f"| {name} | {place} | " + " | ".join(cells) + " |")
-    seeds = max(len(cell) for method in methods.values() for cell in method.values())
-    drawn = f"Mean (least–most) over {seeds} seeds where a method draws.\n\n" if seeds > 1 else ""
-    return "\n".join(lines) + f"\n\n{drawn}{caption(records)}\n"
+    return "\n".join(lines) + f"\n\n{caption(records)}\n"
 
 
-def agreements(cell: list[RunRecord]) -> tuple[float, float, float]:
-    """Return mean, least and most of the shares of same answers of a method's seeds."""
-    found = [record.agreement or 0.0 for record in cell]
-    return sum(found) / len(found), min(found), max(found)
-
-
-def share_cell(cell: list[RunRecord]) -> str:
-    """Return three cells of a method at one share; FLOPs and seconds are those of its first seed."""
-    if not cell:
+def share_cell(record: RunRecord | None) -> str:
+    """Return three cells of a method at one share."""
+    if record is None:
         return "- | - | -"
-    mean, least, most = agreements(cell)
-    drawn = f" ({100 * least:.1f}–{100 * most:.1f})" if len(cell) > 1 else ""
-    first = cell[0]
-    return f"{percent(mean)}{drawn} | {first.pruned['gflops']:.0f} | {first.delta['ttft_speedup']:.2f}x"
+    return f"{percent(record.agreement)} | {record.pruned['gflops']:.0f} | {record.delta['ttft_speedup']:.2f}x"
 
 
 def questions_row(record: RunRecord, arm: str, kinds: list[str]) -> str:

@@ -141,7 +141,7 @@ class Stage:
                 " run task=analyze and use run.py, or Plan.located with what saintprune.analysis.stage_file reads"
             )
         if isinstance(self.layers, str):
-            *ends, step = f"{self.layers}:1".split(":")[:3]
+            *ends, step = f"{self.layers}:1".split(":")[:3]  # the step is 1 where none is given
             first, last = (_end(end, depth) for end in ends)
             for end in (first, last):
                 if end is not None and abs(end) > depth:
@@ -210,7 +210,11 @@ class Plan:
         stages = dict(self.stages)
         for name, stage in stages.items():
             layers = stage.layers
-            if stage.site == site and isinstance(layers, str) and (layers == "all" or layers.split(":")[1:2] == [""]):
+            if (
+                stage.site == site
+                and isinstance(layers, str)
+                and (layers == "all" or re.match(rf"{END}:(:|$)", layers))
+            ):
                 read = [layer for layer in stage.resolve(depth, f"stages.{name}") if layer <= last]
                 stages[name] = replace(stage, layers=read) if read else stage
         return replace(self, stages=stages)

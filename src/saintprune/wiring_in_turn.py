@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from saintprune import wiring, wiring_analysis, wiring_vlm
 from saintprune.calibration.search import Knob
 from saintprune.errors import SaintpruneError
-from saintprune.evaluation.benchmark import selector_seconds
-from saintprune.evaluation.timing import pass_seconds, time_in_turn
+from saintprune.evaluation.benchmark import selector_seconds, timed_pass
+from saintprune.evaluation.timing import time_in_turn
 from saintprune.metrics.intervals import bootstrap, median
 from saintprune.parts import Parts, progress, quiet
 from saintprune.plan import Plan
@@ -52,8 +49,11 @@ def time_folder(folder: Path, rounds: int) -> dict[str, float]:
         raise SaintpruneError(f"{folder} holds no measured record: run scripts/compare.py {folder} PRUNING… first")
     parts, plans = _of_one_comparison(found)
     batches = wiring.timed_batches(parts)
-    arms: dict[str, Callable[[int], float]] = {UNPRUNED: partial(_seconds, parts, batches, None)}
-    arms |= {path.stem: partial(_seconds, parts, batches, plan) for path, plan in plans.items()}
+
+    def arm(plan: Plan | None) -> Callable[[int], float]:
+        return lambda number: timed_pass(parts.adapter, plan, batches[number])
+
+    arms = {UNPRUNED: arm(None)} | {path.stem: arm(plan) for path, plan in plans.items()}
     settings = replace(parts.settings, pairs=rounds, max_seconds=float("inf"), batches=len(batches))
     with progress(f"timing {len(plans)} prunings in turn") as advance, torch.inference_mode():
         times = time_in_turn(arms, settings, advance)
@@ -64,19 +64,19 @@ def time_folder(folder: Path, rounds: int) -> dict[str, float]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": source_commit(),
     }
-    speeds = {}
+    timed = {}
     for path, record in found.items():
-        seconds = times[path.stem]
-        ratios, selector = times[UNPRUNED] / seconds, selector_seconds(parts.adapter, plans[path], batches)
-        speeds[path.stem] = median(ratios).item()
+        ratios, spent = times[UNPRUNED] / times[path.stem], median(times[path.stem]).item()
         figures = {
-            "speedup": speeds[path.stem],
+            "speedup": median(ratios).item(),
             "speedup_ci95": bootstrap(ratios, median),
-            "throughput": len(batches[0]) / median(seconds).item(),
-            "selector_overhead": selector / median(seconds).item(),
+            "throughput": len(batches[0]) / spent,
+            "selector_overhead": selector_seconds(parts.adapter, plans[path], batches) / spent,
         }
-        replace(record, in_turn=figures | about).write(path)
-    return speeds
+        timed[path] = replace(record, in_turn=figures | about)
+    for path, record in timed.items():  # all or none of them
+        record.write(path)
+    return {path.stem: record.in_turn["speedup"] for path, record in timed.items()}
 
 
 def _of_one_comparison(found: Mapping[Path, RunRecord]) -> tuple[Parts, dict[Path, Plan]]:
@@ -100,9 +100,3 @@ def _plan_of(record: RunRecord, plan: Plan) -> Plan:
     """Return what a record measured: the plan of its config, its knob where calibration had turned it."""
     found = record.calibration
     return plan if found is None else Knob.of(plan).at(found["value"])
-
-
-def _seconds(parts: Parts, batches: list[Tensor], plan: Plan | None, number: int) -> float:
-    images = batches[number]
-    context = nullcontext() if plan is None else parts.adapter.pruned(plan)
-    return pass_seconds(lambda: parts.adapter.net(images), images.device, context)

@@ -75,8 +75,7 @@ class Benchmark:
     def __init__(self, adapter: ViTAdapter, plan: Plan, batches: Sequence[Tensor], settings: BenchmarkSettings) -> None:
         self.adapter, self.batches = adapter, batches
         self.settings = replace(settings, batches=len(batches))
-        self.plan = plan
-        self.plans = [{"baseline": None, "pruned": plan, "ideal": _replay(adapter, plan, batch)} for batch in batches]
+        self.plan, self.ideals = plan, [_replay(adapter, plan, batch) for batch in batches]
 
     @torch.inference_mode()
     def run(self, advance: Callable[[float], None] = lambda share: None) -> BenchmarkResult:
@@ -104,18 +103,17 @@ class Benchmark:
         )
 
     def _seconds(self, arm: str, batch: int) -> float:
-        images = self.batches[batch]
-        return pass_seconds(lambda: self.adapter.net(images), images.device, self._context(arm, batch))
+        return timed_pass(self.adapter, self._plan(arm, batch), self.batches[batch])
 
     def _arm(self, name: str, seconds: Tensor) -> Arm:
         """Sum up one arm: throughput of its median pass, FLOPs and tokens over the batches, memory of one pass."""
         flops, tokens = [], []
         for batch, images in enumerate(self.batches):
             # for the baseline, an empty plan: it counts tokens and leaves every block's own forward to its work
-            with self.adapter.pruned(self.plans[batch][name] or Plan()) as run:
+            with self.adapter.pruned(self._plan(name, batch) or Plan()) as run:
                 flops.append(count_flops(self.adapter.net, images)[0] / 1e9)
             tokens.append(run.tokens_per_layer)
-        with self._context(name, 0):
+        with _context(self.adapter, self._plan(name, 0)):
             memory = peak_memory(lambda: self.adapter.net(self.batches[0]), self.batches[0].device)
         return Arm(
             throughput=len(self.batches[0]) / median(seconds).item(),
@@ -124,10 +122,18 @@ class Benchmark:
             tokens_per_layer=torch.tensor(tokens, dtype=torch.float64).mean(0).tolist(),
         )
 
-    def _context(self, arm: str, batch: int) -> AbstractContextManager[object]:
-        """Return the context of an arm; the baseline is the network as nobody has touched it."""
-        plan = self.plans[batch][arm]
-        return nullcontext() if plan is None else self.adapter.pruned(plan)
+    def _plan(self, arm: str, batch: int) -> Plan | None:
+        """Return the plan of an arm; None is the baseline."""
+        return {"baseline": None, "pruned": self.plan, "ideal": self.ideals[batch]}[arm]
+
+
+def timed_pass(adapter: ViTAdapter, plan: Plan | None, images: Tensor) -> float:
+    """Time one pass over images [B, C, H, W], pruned by a plan; None is the network as nobody has touched it."""
+    return pass_seconds(lambda: adapter.net(images), images.device, _context(adapter, plan))
+
+
+def _context(adapter: ViTAdapter, plan: Plan | None) -> AbstractContextManager[object]:
+    return nullcontext() if plan is None else adapter.pruned(plan)
 
 
 @torch.inference_mode()

@@ -32,13 +32,27 @@ def keep_masked(state: LayerState, mask: Tensor, count: int | None = None) -> Re
     batch, tokens = mask.shape
     lengths = mask.sum(1)
     width, shortest = (count + state.prefix,) * 2 if count is not None else _extent(lengths)
-    # each survivor's slot is the number of survivors before it; all others share one spare slot at the end
-    slot = torch.where(mask, mask.cumsum(1) - 1, width)
     index = torch.arange(tokens, device=mask.device).expand(batch, tokens)
-    keep = index.new_zeros(batch, width + 1).scatter_(1, slot, index)[:, :width]
+    keep = at_slots(index, mask, mask.cumsum(1) - 1, width)  # a slot is the number of survivors before it
     if shortest == width:
         return Reduction(keep)
     return Reduction(keep, torch.arange(width, device=mask.device) < lengths[:, None])
+
+
+def at_slots(values: Tensor, mask: Tensor, slot: Tensor, slots: int) -> Tensor:
+    """Return the masked values at their slots, 0 at slots that none has.
+
+    Args:
+        values: [B, N] int64.
+        mask: [B, N] bool.
+        slot: [B, N] int64, of each masked value, no two in a row the same.
+        slots: number of slots M.
+
+    Returns:
+        [B, M].
+    """
+    place = torch.where(mask, slot, slots)  # all others share one spare slot at the end
+    return values.new_zeros(len(values), slots + 1).scatter_(1, place, values)[:, :slots]
 
 
 def keep_top(state: LayerState, scores: Tensor, count: int | Tensor) -> Reduction:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saintprune.reduction.counts import Count, at_least, at_most, share_of
+from saintprune.reduction.counts import Count, at_least, at_most, real_patches, share_of
 from saintprune.reduction.interface import LayerState, Reducer, Reduction, summed
-from saintprune.reduction.survivors import keep_all, leading, required_budget
+from saintprune.reduction.survivors import at_slots, keep_all, leading, required_budget
 
 TINY = 1e-9  # attention may be exactly 0
 
@@ -54,53 +54,52 @@ class Ward(Reducer):
         if left >= state.patches:
             return keep_all(state)
         attention = state.importance().float()
-        keys, weights = _unit_keys(state), _masses_and_sizes(state, attention)
-        seat = torch.arange(state.patches, device=keys.device).expand(len(keys), -1)  # of each group: where it stands
+        groups, weights = LayerState(_unit_keys(state), valid=state.patch_valid), _masses_and_sizes(state, attention)
+        seat = torch.arange(state.patches, device=attention.device).expand(len(attention), -1)  # where a group stands
         group = seat  # of each patch, -1 for padding
-        valid = state.patch_valid
         while True:
-            joins, stays, lengths = self._round(keys, weights[..., 0], valid, left)
+            joins, stays, lengths = self._round(groups, weights[..., 0], left)
             width = lengths if isinstance(lengths, int) else int(lengths.max())
-            place = torch.where(stays, joins, width)
-            seat = seat.new_zeros(len(seat), width + 1).scatter_(1, place, seat)[:, :width]
+            seat = at_slots(seat, stays, joins, width)
             group = torch.where(group < 0, -1, joins.gather(1, group.clamp_min(0)))
+            valid = None
             if isinstance(lengths, Tensor):
                 valid = torch.arange(width, device=seat.device) < lengths[:, None]
             if width <= left:
                 return _with_special(state, seat, group, valid, attention)
-            keys = F.normalize(summed(keys * weights[..., 1:], joins, width), dim=-1)
-            weights = summed(weights, joins, width)
+            keys = F.normalize(summed(groups.keys * weights[..., 1:], joins, width), dim=-1)
+            groups, weights = LayerState(keys, valid=valid), summed(weights, joins, width)
 
-    def _round(self, keys: Tensor, mass: Tensor, valid: Tensor | None, left: int) -> tuple[Tensor, Tensor, Count]:
+    def _round(self, groups: LayerState, mass: Tensor, left: int) -> tuple[Tensor, Tensor, Count]:
         """Merge pairs of groups once.
 
         Args:
-            keys: [B, G, C], the groups' mean keys, of length 1.
+            groups: as tokens without special ones; keys [B, G, C] of length 1, and which are no padding.
             mass: [B, G], attention that they receive.
-            valid: [B, G] bool, False marks padding; None means that there is none.
             left: groups to leave after the last round.
 
         Returns:
             The new number of the group that each group joins, [B, G], -1 for padding; which of them stand where they
             stood, [B, G] bool; and how many there are now.
         """
-        best, partner = self._links(keys, mass, valid)
-        count: Count = keys.shape[1] if valid is None else valid.sum(1)
+        best, partner = self._links(groups, mass)
+        count = real_patches(groups)
         pairs = at_most(at_most(at_least(count - left, 0), share_of(count, self.share)), count // 2)
         leaves = leading(best.argsort(dim=1, stable=True), pairs)  # (b, sources)
+        valid = groups.valid
         stays = torch.ones_like(mass, dtype=torch.bool) if valid is None else valid.clone()
         stays[:, ::2] &= ~leaves
         joins = stays.cumsum(1) - 1
         joins[:, ::2] = torch.where(leaves, joins[:, 1::2].gather(1, partner), joins[:, ::2])
         return joins if valid is None else torch.where(valid, joins, -1), stays, count - pairs
 
-    def _links(self, keys: Tensor, mass: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _links(self, groups: LayerState, mass: Tensor) -> tuple[Tensor, Tensor]:
         """Return the least damage of each group at an even place and the number of its partner, both [B, A]."""
-        distance = (1 - keys[:, ::2] @ keys[:, 1::2].mT).clamp_min_(0)  # (b, sources, destinations)
+        distance = (1 - groups.keys[:, ::2] @ groups.keys[:, 1::2].mT).clamp_min_(0)  # (b, sources, destinations)
         inverse = mass.clamp_min(TINY) ** -self.power
         damage = distance.div_(inverse[:, ::2, None] + inverse[:, None, 1::2])
-        if valid is not None:
-            damage.masked_fill_(~(valid[:, ::2, None] & valid[:, None, 1::2]), torch.inf)
+        if groups.valid is not None:
+            damage.masked_fill_(~(groups.valid[:, ::2, None] & groups.valid[:, None, 1::2]), torch.inf)
         return damage.min(-1)
 
 
