@@ -165,14 +165,19 @@ class Plan:
 
     Attributes:
         stages: by name; two stages of one site must not share a layer.
+        defer: of a classifier of images: those for which the probabilities of the two likeliest classes lie less than
+            this apart (0..1) are answered anew without pruning (docs/cascade.md); None takes the first answer.
         calibrated: where the numbers come from, if a calibration wrote them: model, dataset, target and result.
     """
 
     stages: Mapping[str, Stage] = field(default_factory=dict)
     calibrated: Mapping[str, object] | None = None
+    defer: float | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if self.defer is not None and not 0 < self.defer <= 1:
+            raise ValueError(f"defer is {self.defer}, but must be a difference of probabilities above 0, at most 1")
         if not isinstance(self.stages, Mapping):
             raise ValueError(f"stages is {self.stages!r}, but must name stages, as the files in conf/pruning do")
         for name, stage in self.stages.items():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,7 @@ class Pruned:
     def __repr__(self) -> str:
         """Return the network, the stages and what was measured."""
         stages = [f"{name}: {stage.method} on {stage.layers}" for name, stage in self.plan.stages.items()]
+        stages += [] if self.plan.defer is None else [f"defer: {self.plan.defer:g}"]
         measured = [] if self.calibrated is None else [f"calibrated: {self.calibrated.measured}"]
         return f"Pruned({'; '.join([type(self.model).__name__, *stages, *measured])})"
 
@@ -102,6 +104,7 @@ def prune(
     tokens: float | None = None,
     agreement: float | None = None,
     drop: float | None = None,
+    defer: float | None = None,
     images: Inputs | Iterable[Any] | None = None,
     samples: int = 64,
     **settings: Any,
@@ -120,6 +123,9 @@ def prune(
         tokens: share of the mean tokens per layer to leave, such as 0.5.
         agreement: share of the answers to keep, such as 0.98.
         drop: share of the patches that is gone after the last pruned layer.
+        defer: of a classifier: answer anew, without pruning, the images for which the probabilities of the two
+            likeliest classes lie less than this apart, such as 0.2 (docs/cascade.md); the targets above then count both
+            passes. None leaves it as it is in the plan.
         images: unlabelled, as the network takes them: [B, C, H, W]; what a processor of transformers returns; or a
             loader of either, labels beside them allowed. A vision-language model needs a processor's tensors. None
             calibrates on noise, with a warning.
@@ -139,6 +145,8 @@ def prune(
         raise SaintpruneError("images are there to calibrate on: give speedup=, flops=, tokens= or agreement= as well")
     adapter = adapter_for(model)
     plan = named_plan(method, settings)
+    if defer is not None:
+        plan = _deferring(plan, defer)
     if drop is not None:
         plan = named_plan(plan, {"schedule": _schedule(drop, plan)})
     if target is None:
@@ -167,6 +175,14 @@ def _schedule(drop: float, plan: Plan) -> Schedule:
         return Schedule.dropping(drop, own)
     except (TypeError, ValueError) as error:
         raise SaintpruneError(f"drop is {drop!r}, but must be a share between 0 and 1") from error
+
+
+def _deferring(plan: Plan, margin: float) -> Plan:
+    """Return the plan with a margin below which images are deferred."""
+    try:
+        return replace(plan, defer=margin)
+    except (TypeError, ValueError) as error:
+        raise SaintpruneError(str(error)) from error
 
 
 def _calibrator(model: nn.Module, adapter: ViTAdapter | VLM, batches: list[Any]) -> Calibrator:

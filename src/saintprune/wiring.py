@@ -130,7 +130,7 @@ def build(cfg: DictConfig, names: dict[str, str]) -> Parts:
     model = attach(model, cfg.model.head, model=cfg.model.name, dataset=data.name, classes=data.classes)
     hardware.prepare(model.net)
     adapter = make(cfg, "model.adapter", net=model.net)
-    plan.at("vision", adapter.depth)  # a layer that the network lacks is an error now, not after minutes
+    adapter.check(plan)  # a layer that the network lacks is an error now, not after minutes
     return Parts(cfg, names, hardware, device, data, model, adapter, plan, settings)
 
 
@@ -144,7 +144,7 @@ def repruned(parts: Parts, cfg: DictConfig, names: dict[str, str]) -> Parts:
     if wiring_vlm.is_vlm(parts.model):
         wiring_vlm.check_plan(parts.adapter, plan, parts.model)
     else:
-        plan.at("vision", parts.adapter.depth)
+        parts.adapter.check(plan)
     return replace(parts, cfg=cfg, names=names, plan=plan)
 
 
@@ -221,9 +221,12 @@ def _benchmark(parts: Parts) -> BenchmarkResult | VLMTiming:
         return Benchmark(parts.adapter, parts.plan, timed_batches(parts), parts.settings).run(advance)
 
 
-def timed_batches(parts: Parts) -> list[Tensor]:
-    """Return the images of the test split that are passed through the network to time it."""
-    return _batches(parts, parts.data.test_dataloader(), parts.settings.batches * parts.hardware.batch_size)
+def timed_batches(parts: Parts, most: int | None = None) -> list[Tensor]:
+    """Return the images of the test split that are passed through the network to time it, in `most` batches at most;
+    None takes as many as the settings say.
+    """
+    number = parts.settings.batches if most is None else most
+    return _batches(parts, parts.data.test_dataloader(), number * parts.hardware.batch_size)
 
 
 def calibrate(parts: Parts, target: Target) -> Calibrated:

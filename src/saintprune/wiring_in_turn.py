@@ -28,7 +28,8 @@ def time_folder(folder: Path, rounds: int) -> dict[str, float]:
     """Time all prunings of a folder's records in turn with the unpruned network, and write that into the records.
 
     Each round passes once through the untouched network and once through each pruning, in an order that turns. A slow
-    minute of the machine, or a machine of another day, then hits all of them alike.
+    minute of the machine, or a machine of another day, then hits all of them alike. Each round takes the next batch of
+    the test split, as far as there are any, for prunings whose work depends on the images.
 
     Args:
         folder: of scripts/compare.py, of a network that looks at images. Cells out of reach have nothing to time.
@@ -48,7 +49,7 @@ def time_folder(folder: Path, rounds: int) -> dict[str, float]:
     if not found:
         raise SaintpruneError(f"{folder} holds no measured record: run scripts/compare.py {folder} PRUNING… first")
     parts, plans = _of_one_comparison(found)
-    batches = wiring.timed_batches(parts)
+    batches = wiring.timed_batches(parts, rounds)
 
     def arm(plan: Plan | None) -> Callable[[int], float]:
         return lambda number: timed_pass(parts.adapter, plan, batches[number])

@@ -6,6 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from saintprune.adapters import spread
 from saintprune.adapters.borrow import borrow, patch, refuse_other_sites
+from saintprune.adapters.cascade import deferring, not_here
 from saintprune.adapters.observed import ObservedBlock
 from saintprune.adapters.run import Observed, PrunedRun, TokenStream
 from saintprune.errors import SaintpruneError
@@ -90,9 +92,26 @@ class ViTAdapter(ABC):
         return kwargs
 
     @property
+    def classifier(self) -> nn.Module | None:
+        """The network that answers images with classes, which a plan that defers needs; None where there is none."""
+        return None
+
+    @property
     def depth(self) -> int:
         """Number of blocks."""
         return len(self.blocks)
+
+    def check(self, plan: Plan) -> None:
+        """Check that a plan fits the network.
+
+        Raises:
+            NotForThisModelError: the plan has stages of other sites, or defers where there is no classifier.
+            SaintpruneError: it names layers that the network lacks.
+        """
+        refuse_other_sites(plan, "vision", self.net, "a vision tower")
+        if plan.defer is not None and self.classifier is None:
+            raise not_here(self.net)
+        plan.at("vision", self.depth)
 
     @contextmanager
     def pruned(self, plan: Plan, *, timed: bool = False, recorded: bool = False) -> Iterator[PrunedRun]:
@@ -107,15 +126,30 @@ class ViTAdapter(ABC):
             The run, which tells what the latest forward pass did.
 
         Raises:
-            NotForThisModelError: the plan has stages of other sites.
+            NotForThisModelError: the plan has stages of other sites, or defers where there is no classifier.
             SaintpruneError: the plan does not fit the network, or the network is being pruned already.
         """
-        refuse_other_sites(plan, "vision", self.net, "a vision tower")
+        self.check(plan)
         steps = plan.at("vision", self.depth)
         run = PrunedRun(self.depth, timed, recorded)
+        run.spreads = any(step.stage.spread for step in steps.values()) and self._can_spread()
         with ExitStack() as undo:
             borrow(undo, self.net)
-            self._install(undo, run, steps)
+            installed = undo.enter_context(ExitStack())
+            self._install(installed, run, steps)
+
+            @contextmanager
+            def unpruned() -> Iterator[None]:
+                installed.close()
+                try:
+                    yield
+                finally:
+                    self._install(installed, run, steps)
+
+            if plan.defer is not None and self.classifier is not None:
+                note = partial(setattr, run, "deferred")
+                forward = deferring(self.classifier.forward, plan.defer, unpruned, note)
+                patch(undo, self.classifier, "forward", forward)
             yield run
 
     def observe(self, undo: ExitStack, run: PrunedRun, layer: int, reads: frozenset[str]) -> ObservedBlock:
@@ -144,8 +178,9 @@ class ViTAdapter(ABC):
     def _install(self, undo: ExitStack, run: PrunedRun, steps: dict[int, Step]) -> None:
         """Put hooks and forwards in place, each with its undoing."""
         carries_sizes = any(step.stage.method.merges for step in steps.values())
-        if any(step.stage.spread for step in steps.values()):
-            run.spreads = self._install_spread(undo, run)
+        if run.spreads:
+            for block in self.blocks:
+                spread.install(undo, run, self._norms(block), block.mlp)
         for layer, block in enumerate(self.blocks):  # from the first one on, pruned or not: the run begins there
             step, observed = steps.get(layer), None
             if step is not None:
@@ -154,19 +189,16 @@ class ViTAdapter(ABC):
             forward = self._forward(block, layer, step, observed, run, carries_sizes if layer == 0 else None)
             patch(undo, block, "forward", forward)
 
-    def _install_spread(self, undo: ExitStack, run: PrunedRun) -> bool:
-        """Let norms and activations act on the patches of merged tokens; return whether the network is one for it."""
-        blocks = [(self._norms(block), block.mlp) for block in self.blocks]
-        if not spread.supports(blocks):
+    def _can_spread(self) -> bool:
+        """Return whether norms and activations can act on the patches of merged tokens; warn where they cannot."""
+        able = spread.supports([(self._norms(block), block.mlp) for block in self.blocks])
+        if not able:
             warnings.warn(
                 f"{type(self.net).__name__} is pruned without `spread`, which needs layer norms before attention and"
                 " MLP and an MLP without a gate: merged tokens are plain means",
                 stacklevel=2,
             )
-            return False
-        for norms, mlp in blocks:
-            spread.install(undo, run, norms, mlp)
-        return True
+        return able
 
     def _watch(self, undo: ExitStack, run: PrunedRun, block: Any, reads: frozenset[str], observed: Observed) -> None:
         """Hook what is to be read of a block's attention."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from saintprune.adapters.cascade import not_here
 from saintprune.errors import NotForThisModelError, SaintpruneError
 from saintprune.plan import Plan
 
@@ -33,8 +34,10 @@ def refuse_other_sites(plan: Plan, site: str, net: nn.Module, kind: str) -> None
     """Check that a plan prunes nothing that a network of one kind ("a decoder") lacks.
 
     Raises:
-        NotForThisModelError: it has a stage of another site.
+        NotForThisModelError: it has a stage of another site, or defers where nothing classifies images.
     """
+    if site != "vision" and plan.defer is not None:
+        raise not_here(net)
     for name, stage in plan.stages.items():
         if stage.site != site:
             raise NotForThisModelError(

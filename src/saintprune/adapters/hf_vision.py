@@ -90,6 +90,7 @@ class HFVision(ViTAdapter):
 
     def __init__(self, net: nn.Module, pool: Literal["survivors", "sizes"] = "survivors") -> None:
         super().__init__(net.get_submodule(_TOWERS_OF.get(type(net), "")), pool)
+        self._given = net
 
     @property
     def blocks(self) -> list[Any]:
@@ -101,6 +102,11 @@ class HFVision(ViTAdapter):
         """Class and register tokens."""
         registers = getattr(self.net.embeddings, "register_tokens", None)
         return self._family.class_tokens + (0 if registers is None else registers.shape[1])
+
+    @property
+    def classifier(self) -> nn.Module | None:
+        """The network that was given, where it is a classifier; `net` is its tower."""
+        return self._given if isinstance(self._given, ViTForImageClassification) else None
 
     @property
     def _family(self) -> _Family:

@@ -130,6 +130,8 @@ class PrunedRun:
         spreads: whether the network can follow the spread of merged tokens, where a stage asks for it.
         events: one `LayerEvent` per pruned layer of the latest forward pass.
         stream: bookkeeping of the latest forward pass; `stream.positions` are the surviving patches.
+        deferred: [B] bool, images of the latest forward pass that were answered anew without pruning; None where the
+            plan does not defer.
     """
 
     depth: int
@@ -138,6 +140,7 @@ class PrunedRun:
     spreads: bool = False
     events: list[LayerEvent] = field(default_factory=list)
     stream: TokenStream | None = None
+    deferred: Tensor | None = None
 
     @property
     def current(self) -> TokenStream:
@@ -205,9 +208,10 @@ class PrunedRun:
 
     @property
     def tokens_per_layer(self) -> list[float]:
-        """Mean tokens per sample that leave each block, special ones included."""
+        """Mean tokens per sample that leave each block, special ones and second passes of deferred images included."""
         tokens, after = self.tokens_at_entry, {event.layer: event.tokens_after for event in self.events}
-        return [tokens := after.get(layer, tokens) for layer in range(self.depth)]
+        again = 0.0 if self.deferred is None else self.deferred.double().mean().item() * tokens
+        return [(tokens := after.get(layer, tokens)) + again for layer in range(self.depth)]
 
 
 @dataclass(eq=False)

@@ -41,6 +41,11 @@ class TimmAdapter(ViTAdapter):
         return self.net.num_prefix_tokens
 
     @property
+    def classifier(self) -> nn.Module | None:
+        """The network, where it has classes; without any it gives features."""
+        return self.net if self.net.num_classes else None
+
+    @property
     def _pools_prefix(self) -> bool:
         """Whether the head's pooling sees the special tokens."""
         return False

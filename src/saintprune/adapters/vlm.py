@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from saintprune.adapters.borrow import borrow, patch
+from saintprune.adapters.cascade import not_here
 from saintprune.adapters.decoder_run import DecoderRun
 from saintprune.adapters.hf_decoder import DROPPED, HFDecoder
 from saintprune.adapters.instruction import Instruction
@@ -109,6 +110,8 @@ class VLM:
         Raises:
             SaintpruneError: it does not; the message says where.
         """
+        if plan.defer is not None:
+            raise not_here(self.net)
         check_vision(self.net, self.family, self.tower, self._read(plan))
         plan.at("language", self.depth)
         plan.at("projector", 1)

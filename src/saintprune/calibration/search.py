@@ -75,7 +75,7 @@ class Knob:
             stage = replace(stage, method=replace(stage.method, threshold=value))  # type: ignore[call-arg]
         else:
             stage = replace(stage, schedule=Schedule.dropping(value, stage.schedule))
-        return Plan({self.stage: stage})
+        return replace(self.plan, stages={self.stage: stage}, calibrated=None)
 
 
 @dataclass(frozen=True)

@@ -168,9 +168,7 @@ def replayed(plan: Plan, events: Sequence[LayerEvent]) -> Plan:
     for event in events:
         assert event.reductions is not None
         recorded[event.stage][event.layer] = event.reductions
-    return Plan(
-        {
-            name: replace(stage, method=Replay(recorded[name], stage.method.merges))
-            for name, stage in plan.stages.items()
-        }
-    )
+    stages = {
+        name: replace(stage, method=Replay(recorded[name], stage.method.merges)) for name, stage in plan.stages.items()
+    }
+    return replace(plan, stages=stages)

@@ -21,6 +21,8 @@ def figures(
     scores, timing = scores or {}, timing or {}
     arms = {name: _arm(name, scores, timing, share_of_peak) for name in ("baseline", "pruned")}
     costs = [arm["gflops"] for arm in arms.values()]
+    if scores.get("deferred") is not None:
+        arms["pruned"]["deferred"] = scores["deferred"]
     accuracies = [arm["accuracy"] for arm in arms.values()]
     return {
         "num_samples": scores.get("num_samples", 0),

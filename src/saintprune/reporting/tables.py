@@ -34,6 +34,8 @@ def _image_rows(record: RunRecord) -> Iterator[Row]:
     yield "GFLOPs per image", number(baseline["gflops"]), number(pruned["gflops"]), ratio(delta)
     before, after = (mean_tokens(arm["tokens_per_layer"]) for arm in (baseline, pruned))
     yield "tokens per layer, mean", before, after, ""
+    if (deferred := pruned.get("deferred")) is not None:
+        yield "deferred to the unpruned network", "", percent(deferred), ""
     yield "peak memory, MiB", number(baseline["peak_memory_mib"]), number(pruned["peak_memory_mib"]), ""
     yield "selecting, share of the pass", "", percent(record.selector_overhead, 2), ""
 
