@@ -92,11 +92,11 @@ class VLMBenchmark:
     def _selector_seconds(self) -> float:
         """Return the selection's seconds of one prompt: the median over a few passes of their sums over layers."""
         sums = []
-        for _ in range(SELECTOR_PASSES):
-            for batch, plans in zip(self.batches, self.plans, strict=True):
-                with self.adapter.pruned(plans["pruned"] or Plan(), timed=True) as run:
-                    read_prompt(self.adapter.net, batch)
-                sums.append(sum(event.seconds or 0.0 for event in run.events))
+        for number in range(SELECTOR_PASSES):
+            batch = number % len(self.batches)
+            with self.adapter.pruned(self.plans[batch]["pruned"] or Plan(), timed=True) as run:
+                read_prompt(self.adapter.net, self.batches[batch])
+            sums.append(sum(event.seconds or 0.0 for event in run.events))
         return median(torch.tensor(sums)).item()
 
     def _arm(self, name: str, seconds: Tensor) -> VLMArm:
