@@ -18,19 +18,21 @@ from saintprune.reporting.results import read_rows, target_of
 from saintprune.reporting.tables import layers_line
 
 OURS = "ward"
-PAGES = ("README.md", "docs/findings.md", "docs/ward.md")
+PAGES = ("README.md", "docs/cascade.md", "docs/findings.md", "docs/ward.md")
 ROOT = Path(__file__).resolve().parents[1]
-MARKED = re.compile(r"(<!-- results: (\S+)(?: by (share|selecting|pairs))? -->\n).*?(<!-- /results -->)", re.DOTALL)
+MARKED = re.compile(
+    r"(<!-- results: (\S+)(?: by (share|selecting|pairs)(?: of (\w+))?)? -->\n).*?(<!-- /results -->)", re.DOTALL
+)
 PLACES = {"vision": "tower", "projector": "before the decoder", "language": "decoder"}
 HEADER = "| pruning | accuracy | change (95 %) | same answers | GFLOPs | speed-up (95 %) | tokens leaving each block |"
 
 
-def table(folder: Path, by: str | None = None) -> str:
+def table(folder: Path, by: str | None = None, of: str | None = None) -> str:
     """Return the Markdown table of the records in a folder, the unpruned network first, then by agreement.
 
     Records of prunings that were calibrated to targets (scripts/compare.py --targets) make a group of columns per
-    target, or columns of what selecting costs (by "selecting") or of how far our method is above each other one (by
-    "pairs"), and those of a vision-language model a group per share of tokens that goes (by "share").
+    target, or columns of what selecting costs (by "selecting") or of how far one method, ours where none is named, is
+    above each other one (by "pairs"), and those of a vision-language model a group per share of tokens that goes (by "share").
     """
     records = [RunRecord.read(path) for path in sorted(folder.glob("*.json"))]
     if not records:
@@ -38,7 +40,7 @@ def table(folder: Path, by: str | None = None) -> str:
     if any(target_of(record) for record in records):
         measured = [record for record in records if record.num_samples] or records
         if by == "pairs":
-            shown = paired_table(folder, OURS)
+            shown = paired_table(folder, of or OURS)
         else:
             shown = (selecting_table if by == "selecting" else comparison_table)(read_rows(folder))
         return f"{shown}\n\n{caption(measured)}\n"
@@ -160,7 +162,7 @@ def main() -> None:
     for page in (ROOT / name for name in PAGES):
         before = page.read_text()
         after = MARKED.sub(
-            lambda found: found[1] + table(ROOT / "docs" / "records" / found[2], found[3]) + found[4], before
+            lambda found: found[1] + table(ROOT / "docs" / "records" / found[2], found[3], found[4]) + found[5], before
         )
         if "--check" in sys.argv and after != before:
             raise SystemExit(f"{page.name} differs from its records: python scripts/results_table.py")

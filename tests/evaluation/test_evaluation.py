@@ -1,11 +1,14 @@
 """Scores by hand, and a benchmark that is honest about what it ran."""
 
+from dataclasses import replace
+
 import lightning as L
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from families import make
+from saintprune.adapters.cascade import margins
 from saintprune.adapters.timm_vit import TimmViT
 from saintprune.evaluation.benchmark import Benchmark
 from saintprune.evaluation.classification import score
@@ -85,6 +88,29 @@ def test_benchmark_measures_the_untouched_network(monkeypatch):
     assert 0 < result.selector_overhead < 1 and result.efficiency > 0
     assert shares == sorted(shares) and shares[-1] == 1.0
     assert min(marks) < max(marks), "the baseline ran without, the others with what pruning sets on the network"
+
+
+def test_scores_and_costs_count_both_passes_of_what_is_deferred():
+    net, adapter, images = network()
+    baseline = net(images).argmax(1)
+    with adapter.pruned(SAMPLE):
+        margin = margins(net(images)).quantile(0.35).item()
+    plan = replace(SAMPLE, defer=margin)
+    with adapter.pruned(plan) as pruned_run:
+        pruned = net(images).argmax(1)
+        deferred, tokens = pruned_run.deferred, pruned_run.tokens_per_layer
+    assert deferred.sum() == 4
+    found = run(adapter, plan, images, baseline)
+    assert found.deferred == pytest.approx(0.4) and found.agreement >= 0.4
+    assert found.pruned_accuracy == pytest.approx((pruned == baseline).float().mean().item())
+    assert found.pruned_tokens == pytest.approx(tokens)
+    once = run(adapter, SAMPLE, images, baseline)
+    assert once.deferred is None and found.pruned_tokens[0] == pytest.approx(once.pruned_tokens[0] + 0.4 * 17)
+    batches, settings = [images[:5], images[5:]], BenchmarkSettings(pairs=5, max_seconds=1)
+    measured, plain = (Benchmark(adapter, one, batches, settings).run() for one in (plan, SAMPLE))
+    more = measured.pruned.gflops - plain.pruned.gflops
+    assert more == pytest.approx(0.4 * measured.baseline.gflops), "a deferred image costs a whole pass more"
+    assert measured.pruned.tokens_per_layer == pytest.approx(tokens)
 
 
 def test_benchmark_of_ragged_selections():

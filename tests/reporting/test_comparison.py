@@ -137,6 +137,11 @@ def test_readme_takes_the_table_by_the_same_markers(folder):
     found = script.table(folder)
     assert found.startswith("| method | FLOPs 0.67") and "tiny on made-up, 100 test images; a test, 32-true" in found
     assert script.table(folder, "selecting").startswith("| method | FLOPs 0.67: selecting")
+    for method in ("tome", "random"):
+        for path in folder.glob(f"{method}@*.json"):
+            write_samples(path.with_suffix(".npz"), Samples(torch.ones(100, dtype=torch.bool)))
+    assert script.table(folder, "pairs", "tome").startswith("| tome above |")
+    assert script.MARKED.fullmatch("<!-- results: a by pairs of tome -->\n<!-- /results -->")[4] == "tome"
     assert "turn" not in found
     paths = [path for path in sorted(folder.glob("*.json")) if path.stem != "pool@b"]
     in_turn = {"speedup": 2.5, "device": "another", "throughput": 50, "selector_overhead": 0.1}

@@ -88,6 +88,9 @@ def test_table_sets_side_by_side():
     ):
         assert cell in shown
     assert text(run_table(record(scores=None))).count(" - ") >= 3
+    assert "deferred" not in shown
+    deferring = record(scores={**SCORES, "deferred": 0.125})
+    assert deferring.pruned["deferred"] == 0.125 and "12.5 %" in text(run_table(deferring))
 
 
 def test_sweep_table_has_a_row_per_run():

@@ -29,6 +29,7 @@ class Row:
         accuracy: of the pruned one.
         change: of the accuracy.
         agreement: share of samples that are answered as without pruning.
+        deferred: share of images that were answered anew without pruning; None where the pruning does not defer.
         gflops_ratio: pruned over unpruned, realised on test images.
         speedup: realised, median over pairs. It and all that is timed below come of passes in turn with those of other
             prunings, where there were such.
@@ -54,6 +55,7 @@ class Row:
     accuracy: float | None
     change: float | None
     agreement: float | None
+    deferred: float | None
     gflops_ratio: float | None
     speedup: float | None
     speedup_low: float | None
@@ -86,6 +88,7 @@ def row(record: RunRecord, name: str) -> Row:
         accuracy=record.pruned.get("accuracy"),
         change=delta.get("accuracy"),
         agreement=record.agreement,
+        deferred=record.pruned.get("deferred"),
         gflops_ratio=delta.get("gflops_ratio"),
         speedup=timed.get("speedup"),
         speedup_low=low,
