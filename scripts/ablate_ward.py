@@ -11,11 +11,9 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import track
 from torch import Tensor
 
@@ -28,7 +26,7 @@ from saintprune.plan import Plan, Schedule
 from saintprune.reduction.tome import ToMe
 from saintprune.reduction.ward import Ward
 from saintprune.reporting.records import package_versions, source_commit
-from saintprune.workbench import open_run
+from saintprune.workbench import open_run, outputs, training_images
 
 IMAGES, CALIBRATED_ON = 256, 2  # with a schedule, FLOPs are the same for every image
 EVEN, CURVED = Schedule(drop=0.9), Schedule(drop=0.9, steepness=2.2)
@@ -93,10 +91,9 @@ BUDGETS = {
 def main(path: Path, overrides: list[str]) -> None:
     """Measure every variant and write the record."""
     parts = open_run("pruning=none", *overrides)
-    size = parts.hardware.batch_size
-    batches = [images.to(parts.device) for images, _ in islice(parts.data.train_dataloader(), IMAGES // size)]
+    batches = training_images(parts, IMAGES)
     calibrator = Calibrator(parts.adapter, [batches[0][:CALIBRATED_ON]])
-    unpruned = logits(parts, batches, Plan())
+    unpruned = outputs(parts, batches)
     rows: list[dict[str, Any]] = []
     planned = [(None, *variant) for variant in PLACES.items()]
     planned += [(flops, *variant) for flops, variants in BUDGETS.items() for variant in variants.items()]
@@ -107,7 +104,7 @@ def main(path: Path, overrides: list[str]) -> None:
         "what": "parts of pruning=ward exchanged one by one, on training images",
         "model": parts.cfg.model.name,
         "dataset": parts.names["dataset"],
-        "images": len(batches) * size,
+        "images": len(unpruned),
         "variants": rows,
         "commit": source_commit(),
         "packages": package_versions(),
@@ -126,20 +123,13 @@ def measured(
         except OutOfReach as error:
             return {"out_of_reach": str(error)}
         schedule = plan.stages["vision"].schedule
-    pruned = logits(parts, batches, plan)
+    pruned = outputs(parts, batches, plan)
     return {
         "schedule": None if schedule is None else asdict(schedule),
         "flops_ratio": calibrator.measure(plan, timed=False).flops,
         "agreement": (pruned.argmax(1) == unpruned.argmax(1)).double().mean().item(),
         "logit_rms": (pruned - unpruned).square().mean().sqrt().item(),
     }
-
-
-@torch.inference_mode()
-def logits(parts: Parts, batches: list[Tensor], plan: Plan) -> Tensor:
-    """Return [images, classes] under a plan."""
-    with parts.adapter.pruned(plan):
-        return torch.cat([parts.adapter.net(images) for images in batches]).float()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def table(folder: Path, by: str | None = None, of: str | None = None) -> str:
 
     Records of prunings that were calibrated to targets (scripts/compare.py --targets) make a group of columns per
     target, or columns of what selecting costs (by "selecting") or of how far one method, ours where none is named, is
-    above each other one (by "pairs"), and those of a vision-language model a group per share of tokens that goes (by "share").
+    above each other one (by "pairs"), and those of a vision-language model a group per share of tokens that goes (by
+    "share").
     """
     records = [RunRecord.read(path) for path in sorted(folder.glob("*.json"))]
     if not records:

@@ -5,7 +5,15 @@ import torch
 
 from saintprune import SaintpruneError
 from saintprune.reduction.tome import ToMe
-from saintprune.workbench import drop_at_each_block, open_run, show_images, study_run, with_pruning
+from saintprune.workbench import (
+    drop_at_each_block,
+    open_run,
+    outputs,
+    show_images,
+    study_run,
+    training_images,
+    with_pruning,
+)
 
 RANDOM = ("model=deit_s16", "model.pretrained=false", "model.head=none", "dataset=synthetic", "dataset.size=4")
 QUICK = ("hardware=cpu", "hardware.batch_size=2", "hardware.num_workers=0")
@@ -25,6 +33,14 @@ def test_a_run_is_ready_to_use(run) -> None:
     assert (len(images), pruned.tokens_per_layer[-1]) == (2, 99)
     assert run.cfg.task.value == "analyze" and run.names == {"dataset": "synthetic", "pruning": "random"}
     assert "hydra" not in run.cfg
+
+
+def test_outputs_of_training_images(run) -> None:
+    batches = training_images(run, 3)
+    assert [images.shape for images in batches] == [(2, 3, 224, 224)] and len(training_images(run, 1)) == 1
+    plain, pruned = outputs(run, batches), outputs(run, batches, run.plan)
+    assert torch.equal(plain, run.adapter.net(batches[0])) and plain.dtype == torch.float32
+    assert plain.shape == pruned.shape and not torch.equal(plain, pruned)
 
 
 def test_another_pruning_shares_the_model(run) -> None:

@@ -13,8 +13,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
+from itertools import islice
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from saintprune import wiring, wiring_analysis
 from saintprune.analysis.sensitivity import Sensitivity
@@ -25,6 +30,7 @@ from saintprune.binding import make
 from saintprune.config import compose_run
 from saintprune.errors import SaintpruneError, did_you_mean
 from saintprune.parts import Parts, quiet
+from saintprune.plan import Plan
 
 
 def open_run(*overrides: str) -> Parts:
@@ -110,6 +116,31 @@ def show_images(run: Parts, **settings: Any) -> Shown:
             f"model={run.cfg.model.name} with dataset={run.names['dataset']} has no images whose patches can be shown"
         )
     return shown
+
+
+def training_images(run: Parts, number: int) -> list[Tensor]:
+    """Return about so many images of the training split, in whole batches [B, C, H, W] on the run's device.
+
+    Args:
+        run: of `open_run`, of a network that looks at images.
+        number: of images, rounded down to whole batches, of which there is at least one.
+    """
+    size = run.hardware.batch_size
+    batches = islice(run.data.train_dataloader(), max(1, number // size))
+    return [images.to(run.device, run.hardware.dtype) for images, _ in batches]
+
+
+@torch.inference_mode()
+def outputs(run: Parts, batches: Sequence[Tensor], plan: Plan | None = None) -> Tensor:
+    """Return what the network answers to batches of images under a plan, [images, classes or features] float32.
+
+    Args:
+        run: of `open_run`, of a network that looks at images.
+        batches: each [B, C, H, W].
+        plan: None leaves the network untouched.
+    """
+    with nullcontext() if plan is None else run.adapter.pruned(plan):
+        return torch.cat([run.adapter.net(images) for images in batches]).float()
 
 
 def _settings(run: Parts, changes: dict[str, Any]) -> AnalysisSettings:
