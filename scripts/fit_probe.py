@@ -2,6 +2,7 @@
 
     python scripts/fit_probe.py --model vit_s14 --dataset elpv
     python scripts/fit_probe.py --model vit_s14 --dataset elpv --out heads --images 384 model.net.img_size=518
+    python scripts/fit_probe.py --model vit_s14 --dataset elpv --held-out 256      for calibration.head=held_out
 
 The strength of the L2 penalty is chosen by cross-validation on the training split; the test split is scored once,
 at the end. Extra KEY=VALUE arguments override the configs, such as ``dataset.path=FOLDER``.
@@ -37,23 +38,41 @@ def main() -> int:
     parser.add_argument("--dataset", required=True, help="a file in conf/dataset, such as elpv")
     parser.add_argument("--out", type=Path, default=heads.COMMITTED, help="folder of the head and its record")
     parser.add_argument("--images", type=int, help="fit on so many training images at least, in whole batches")
+    parser.add_argument(
+        "--held-out", type=int, default=0, metavar="N", help="leave out the first N training images, to calibrate on"
+    )
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, such as dataset.path=FOLDER")
     arguments = parser.parse_args()
     try:
-        fit_probe(arguments.model, arguments.dataset, arguments.out, arguments.overrides, arguments.images)
+        out = arguments.out / heads.HELD_OUT if arguments.held_out else arguments.out
+        fit_probe(arguments.model, arguments.dataset, out, arguments.overrides, arguments.images, arguments.held_out)
     except SaintpruneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def fit_probe(model: str, dataset: str, out: Path, overrides: list[str], images: int | None = None) -> None:
-    """Fit the head of `model` for `dataset`, on `images` of the training split or all, and write it to `out`."""
+def fit_probe(
+    model: str, dataset: str, out: Path, overrides: list[str], images: int | None = None, held_out: int = 0
+) -> None:
+    """Fit the head of `model` for `dataset` and write it to `out`.
+
+    Args:
+        model: a file in conf/model.
+        dataset: a file in conf/dataset.
+        out: folder of the head and its record.
+        overrides: KEY=VALUE.
+        images: of the training split to look at; None is all.
+        held_out: how many of them, from the first on, not to fit on.
+    """
     loaded, data = load(model, dataset, overrides)
     if loaded.weights_sha256 is None or data.classes is None:
         raise SaintpruneError(f"a head needs identified weights and labels; {model} on {dataset} lacks one of them")
     heads.without_classifier(loaded.net)
-    train = features(loaded, data.train_dataloader(), images)
+    pooled, labels = features(loaded, data.train_dataloader(), images)
+    train = pooled[held_out:], labels[held_out:]
+    if not len(train[1]):
+        raise SaintpruneError(f"--held-out {held_out} leaves no training image to fit on")
     l2, scores = probe.choose_l2(*train)
     fitted = probe.fit(*train, l2)
     head = heads.Head(
@@ -77,6 +96,7 @@ def fit_probe(model: str, dataset: str, out: Path, overrides: list[str], images:
         "cv_accuracy_by_l2": {f"{key:.3g}": value for key, value in scores.items()},
         "cv_folds": probe.FOLDS,
         "num_train": len(train[1]),
+        "held_out": held_out,
         "num_test": len(test[1]),
         "seeds": "none: the split, the folds and the fit draw no random numbers",
         "features": dict(loaded.source),

@@ -126,6 +126,8 @@ def test_bf16(run):
         (["pruning=none", "calibration.target=flops:0.5"], "KeepAll prunes nothing"),
         (["benchmark.pairs=0"], "benchmark: pairs is 0"),
         (["calibration.target=flops:0.5", "calibration.pairs=0"], "calibration.pairs is 0"),
+        (["calibration.target=flops:0.5", "calibration.head=held_out"], "calibration.head=held_out: there is no file"),
+        (["+pruning.defer=2"], "defer is 2, but must be a difference of probabilities"),
         (["+pruning.stages.x=1"], "stages.x is 1, but must be a stage"),
         (["hardware.batch_size=0"], "batch_size is 0"),
         (["model.adapter.pool=mean"], "pool is 'mean'"),

@@ -38,6 +38,7 @@ class CalibrationConfig:
 
     target: str | None = None
     samples: int = 64
+    head: str | None = None
     steps: int = 10
     pairs: int = 5
     save_as: str | None = None

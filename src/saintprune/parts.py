@@ -36,7 +36,7 @@ class Parts:
         settings: of the benchmark.
         unpruned: what the untouched model answered to the test split, by number of the batch; filled as it is
             asked. Runs that differ in their pruning alone share it.
-        calibrators: by images and pairs of passes; what one found of the untouched network serves every pruning.
+        calibrators: by images, pairs of passes and head; what one found of the untouched network serves every pruning.
     """
 
     cfg: Any
@@ -49,7 +49,7 @@ class Parts:
     plan: Plan
     settings: BenchmarkSettings
     unpruned: dict[int, Any] = field(default_factory=dict)
-    calibrators: dict[tuple[int, int], Calibrator] = field(default_factory=dict)
+    calibrators: dict[tuple[int, int, str | None], Calibrator] = field(default_factory=dict)
 
 
 def quiet() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,8 @@ from saintprune.evaluation.vlm_timing import VLMTiming
 from saintprune.evaluation.vqa_summary import VQAScores
 from saintprune.files import write_atomically
 from saintprune.metrics.samples import Samples
-from saintprune.models.heads import answers, attach
+from saintprune.models.heads import answers, attach, exchanged
+from saintprune.models.loaded import LoadedModel
 from saintprune.parts import Parts, console, progress, quiet
 from saintprune.plan import NAMED, Plan
 from saintprune.reporting.assemble import figures, vlm_figures
@@ -232,8 +233,8 @@ def timed_batches(parts: Parts, most: int | None = None) -> list[Tensor]:
 def calibrate(parts: Parts, target: Target) -> Calibrated:
     """Search on unlabelled images of the training split; from here on, the run's plan is the one that was found."""
     options = parts.cfg.calibration
-    key = (options.samples, options.pairs)
-    with progress(f"calibrating to {target}") as advance:
+    key = (options.samples, options.pairs, options.head)
+    with progress(f"calibrating to {target}") as advance, _calibrating_head(parts):
         if key not in parts.calibrators:
             batches = _batches(parts, parts.data.train_dataloader(), options.samples)
             classifies = parts.model.num_classes > 0
@@ -245,6 +246,16 @@ def calibrate(parts: Parts, target: Target) -> Calibrated:
         console.print(f"written to {path}; use it with: [bold]pruning={name}[/bold]", soft_wrap=True)
     parts.plan = found.plan
     return found
+
+
+def _calibrating_head(parts: Parts) -> AbstractContextManager[None]:
+    """Return the context in which the network has the head to calibrate with."""
+    head = parts.cfg.calibration.head
+    if head is None:
+        return nullcontext()
+    if not isinstance(parts.model, LoadedModel):
+        raise SaintpruneError(f"calibration.head={head} is for classifiers, but {parts.cfg.model.name} is none")
+    return exchanged(parts.model, head, model=parts.cfg.model.name, dataset=parts.data.name)
 
 
 def _batches(parts: Parts, loader: Any, samples: int) -> list[Tensor]:

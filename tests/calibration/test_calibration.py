@@ -1,10 +1,12 @@
 """Targets are read strictly, met where they can be, and refused where they cannot."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from families import make
-from saintprune.calibration.search import Calibrator, Knob
+from saintprune.calibration.search import Calibrator, Knob, OutOfReach
 from saintprune.calibration.targets import Measured, Target
 from saintprune.errors import SaintpruneError
 from saintprune.plan import IDENTITY, Plan, Schedule
@@ -72,6 +74,26 @@ def test_a_mistimed_step_does_not_mislead(calibrator, monkeypatch, lie, target):
     found = calibrator.search(RANDOM, Target("speedup", target), steps=8)
     right = calibrator.search(RANDOM, Target("speedup", target), steps=8)  # nothing lies any more
     assert found.measured.speedup == pytest.approx(right.measured.speedup, rel=0.02)
+
+
+def test_a_cascade_is_not_driven_beyond_where_it_costs_least(calibrator, monkeypatch):
+    """Hard pruning defers more than it saves: here from 0.6 on, so that full strength costs more than none."""
+
+    def measure(self, plan, timed):
+        drop = plan.stages["vision"].schedule.drop
+        cost = 1 - 0.9 * drop + 3 * max(0.0, drop - 0.6)
+        return Measured(flops=cost, tokens=cost, agreement=1 - 0.1 * drop, speedup=1 / cost)
+
+    monkeypatch.setattr(Calibrator, "measure", measure)
+    monkeypatch.setattr(Calibrator, "_speedup", lambda self, plan: measure(self, plan, False).speedup)
+    plan = replace(RANDOM, defer=0.2)
+    for target in (Target("flops", 0.6), Target("speedup", 1.6)):
+        found = calibrator.search(plan, target)
+        assert found.plan.defer == 0.2 and found.value < 0.6
+        assert target.exceeded(found.measured) or found.measured.flops == pytest.approx(0.6, abs=1e-3)
+    assert 0.5 < calibrator.search(plan, Target("agreement", 0.9)).value < 0.7
+    with pytest.raises(OutOfReach, match=r"drop=0\.5625 on 4 layers.*defer less than defer=0\.2 or ask for less"):
+        calibrator.search(plan, Target("flops", 0.3))
 
 
 def test_out_of_reach_says_how_far_it_got(calibrator):

@@ -57,6 +57,10 @@ def test_a_fitted_head_can_be_attached(script: ModuleType, tmp_path: Path, monke
     head = str(tmp_path / "vit_s14-imagefolder.safetensors")
     classes = ("dark", "light")
     assert attach(loaded, head, model="vit_s14", dataset="imagefolder", classes=classes).num_classes == 2
+    assert run(script, monkeypatch, *names, "--held-out", "4", *overrides) == 0
+    record = json.loads((tmp_path / "held_out" / "vit_s14-imagefolder.json").read_text())
+    assert (record["num_train"], record["held_out"], record["num_test"]) == (16, 4, 20)
+    assert run(script, monkeypatch, *names, "--held-out", "20", *overrides) == 1
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,28 @@ def test_a_file_becomes_the_classifier(loaded: LoadedModel, tmp_path: Path) -> N
     assert json.loads((tmp_path / "head.json").read_text()) == {"test_accuracy": None}
 
 
+def test_another_head_stands_in_for_a_while(loaded: LoadedModel, tmp_path: Path) -> None:
+    images = torch.randn(2, *loaded.input_size, generator=torch.Generator().manual_seed(1))
+    pooled, other = loaded.net(images), head_for(loaded, bias=torch.tensor([3.0, 4.0]))
+    with pytest.raises(SaintpruneError, match="stands in for a linear head, which this network lacks"):
+        with_other(loaded, saved(other, tmp_path))
+    attached = attach(loaded, saved(head_for(loaded), tmp_path), **NAMES)
+    before = attached.net(images)
+    with heads.exchanged(attached, saved(other, tmp_path), model="tiny", dataset="toys"):
+        assert torch.allclose(attached.net(images), pooled @ other.weight.T + other.bias, atol=1e-5)
+    assert torch.equal(attached.net(images), before)
+    with pytest.raises(SaintpruneError, match=r"calibration\.head=held_out: there is no file .*--held-out 256"):
+        with_other(attached, "held_out")
+    with pytest.raises(SaintpruneError, match="tells good, bad apart"):
+        with_other(attached, saved(head_for(loaded, classes=("good", "bad")), tmp_path))
+    assert torch.equal(attached.net(images), before)
+
+
+def with_other(loaded: LoadedModel, head: str) -> None:
+    with heads.exchanged(loaded, head, model="tiny", dataset="toys"):
+        pass
+
+
 def test_a_distilled_net_classifies_the_mean_of_its_features(tmp_path: Path) -> None:
     loaded = features_of("deit_tiny_distilled_patch16_224", tmp_path)
     images, head = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1)), head_for(loaded)
@@ -186,6 +208,18 @@ def test_the_committed_record_clears_the_bar(
     assert record["test_accuracy"] >= bar and (record["num_train"], record["num_test"]) == sizes
     assert record["cv_accuracy"] == max(record["cv_accuracy_by_l2"].values()) >= bar
     assert (heads.COMMITTED / f"{model}-{dataset.name}.safetensors").stat().st_size < 20_000
+
+
+def test_the_head_to_calibrate_with_has_not_seen_the_first_images() -> None:
+    record = json.loads((heads.COMMITTED / heads.HELD_OUT / "vit_s14-elpv.json").read_text())
+    own = record_of("vit_s14", Elpv)
+    assert record["held_out"] == 256 and record["num_train"] == own["num_train"] - 256
+    assert record["features"] == own["features"]
+    head, whole = (
+        heads.read(folder / "vit_s14-elpv.safetensors")
+        for folder in (heads.COMMITTED / heads.HELD_OUT, heads.COMMITTED)
+    )
+    assert head.features_sha256 == whole.features_sha256 and not torch.equal(head.weight, whole.weight)
 
 
 @needs_assets

@@ -149,18 +149,32 @@ class Calibrator:
         if target.kind == "agreement" and not self.classifies:
             raise SaintpruneError(f"calibration.target={target} needs answers, but this network gives features")
         knob = Knob.of(plan)
-        if not self._exceeds(knob.turned(1.0), target):
+        most = self._most(knob)
+        if not self._exceeds(knob.turned(most), target):
             if target.kind != "agreement":
-                raise self._out_of_reach(plan, knob, target)
-            strength = 1.0
+                raise self._out_of_reach(knob, most, target)
+            strength = most
         else:
-            strength = self._bisect(knob, target, (0.0, 1.0), steps, advance)
+            strength = self._bisect(knob, target, (0.0, most), steps, advance)
         measured = self.measure(knob.turned(strength), timed=True)
         if target.kind == "speedup":
-            strength, measured = self._timed_again(knob, target, (strength, measured), steps, advance)
+            strength, measured = self._timed_again(knob, target, (strength, measured), most, steps, advance)
         advance(1.0)
         images = sum(samples_in(batch) for batch in self.batches)
         return Calibrated(knob.turned(strength), knob.stage, knob.name, knob.value(strength), measured, images)
+
+    def _most(self, knob: Knob) -> float:
+        """Return the strength that costs least: 1, but for a plan that defers, which beyond some strength is unsure of
+        so many images that it saves nothing.
+        """
+        if knob.plan.defer is None:
+            return 1.0
+
+        def cost(strength: float) -> float:
+            return self.measure(knob.turned(strength), timed=False).flops
+
+        best = min((step / 8 for step in range(1, 9)), key=cost)
+        return min((best - 1 / 16, best, min(best + 1 / 16, 1.0)), key=cost)
 
     def _bisect(
         self, knob: Knob, target: Target, between: tuple[float, float], steps: int, advance: Callable[[float], None]
@@ -181,6 +195,7 @@ class Calibrator:
         knob: Knob,
         target: Target,
         found: tuple[float, Measured],
+        most: float,
         steps: int,
         advance: Callable[[float], None],
     ) -> tuple[float, Measured]:
@@ -194,20 +209,21 @@ class Calibrator:
             if _off(measured, target) <= SLACK:
                 break
             assert measured.speedup is not None
-            side = (strength, 1.0) if measured.speedup < target.value else (0.0, strength)
+            side = (strength, most) if measured.speedup < target.value else (0.0, strength)
             again = self._bisect(knob, target, side, steps, advance)
             tried.append((again, self.measure(knob.turned(again), timed=True)))
             if tried[-1][1].flops == measured.flops:
                 break  # a coarse knob: the same pruning once more
         return min(tried, key=lambda one: _off(one[1], target))
 
-    def _out_of_reach(self, plan: Plan, knob: Knob, target: Target) -> OutOfReach:
+    def _out_of_reach(self, knob: Knob, most: float, target: Target) -> OutOfReach:
         """Return the error of a target that the strongest pruning falls short of."""
-        found = self.measure(knob.turned(1.0), timed=True)
-        layers = len(plan.stages[knob.stage].resolve(self.adapter.depth))
+        found, defer = self.measure(knob.turned(most), timed=True), knob.plan.defer
+        layers = len(knob.plan.stages[knob.stage].resolve(self.adapter.depth))
+        less = "" if defer is None else f", defer less than defer={defer:g}"
         return OutOfReach(
-            f"calibration.target={target} is out of reach: {knob.name}={knob.value(1.0):g} on {layers} layers,"
-            f" the strongest pruning, gets to {found}. Prune more layers or ask for less"
+            f"calibration.target={target} is out of reach: {knob.name}={knob.value(most):g} on {layers} layers,"
+            f" the strongest pruning, gets to {found}. Prune more layers{less} or ask for less"
         )
 
     def _exceeds(self, plan: Plan, target: Target) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from saintprune.models.checkpoint import file_sha256
 from saintprune.models.loaded import LoadedModel
 
 COMMITTED = Path(__file__).resolve().parent.parent / "assets" / "heads"
+HELD_OUT = "held_out"  # folder of heads that were not fitted on the first training images, and how configs call them
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,40 @@ def attach(loaded: LoadedModel, head: str, *, model: str, dataset: str, classes:
     record = {"file": path.name, "sha256": file_sha256(str(path)), "dataset": fitted.dataset}
     source = {**loaded.source, "head": record}
     return replace(loaded, num_classes=len(classes), classes=fitted.classes, source=source)
+
+
+@contextmanager
+def exchanged(loaded: LoadedModel, head: str, *, model: str, dataset: str) -> Iterator[None]:
+    """Give the net another linear head for as long as the `with` block lasts.
+
+    A head is surer of the images that it was fitted on than of others. Where that decides what a pruning costs or how
+    many answers it keeps, calibrate with a head that has not seen the images of the calibration.
+
+    Args:
+        loaded: the model, with a linear head for the dataset.
+        head: ``held_out`` (the committed head that was not fitted on the first training images), or a file written by
+            `save`.
+        model: the model's name in the configs.
+        dataset: the dataset's name.
+
+    Raises:
+        SaintpruneError: If there is no such head, it is for another model or other classes, or the net has no linear
+            head in whose place it could stand.
+    """
+    path = COMMITTED / HELD_OUT / f"{model}-{dataset}.safetensors" if head == HELD_OUT else Path(head)
+    way_out = f"fit one: python scripts/fit_probe.py --model {model} --dataset {dataset} --held-out 256"
+    if not path.is_file():
+        raise SaintpruneError(f"calibration.head={head}: there is no file {path}; {way_out}")
+    linear, fitted = getattr(loaded.net, "head", None), read(path)
+    if not isinstance(linear, nn.Linear) or loaded.classes is None:
+        raise SaintpruneError(f"calibration.head={head} stands in for a linear head, which this network lacks")
+    _check(fitted, path, loaded, dataset, tuple(loaded.classes), way_out)
+    before = {name: value.clone() for name, value in linear.state_dict().items()}
+    try:
+        linear.load_state_dict({"weight": fitted.weight, "bias": fitted.bias})
+        yield
+    finally:
+        linear.load_state_dict(before)
 
 
 def answers(loaded: LoadedModel, classes: tuple[str, ...] | None) -> bool:
