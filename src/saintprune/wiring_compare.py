@@ -120,6 +120,8 @@ def run_all(folder: Path, planned: Sequence[Cell]) -> dict[str, str]:
                 write_samples(beside(path), samples)  # first: where there is a record, all of the cell is there
             record = replace(record, identity=known_as)
             record.write(path)
+            if samples is None:
+                beside(path).unlink(missing_ok=True)  # of an earlier run that did measure something
         except SaintpruneError as error:
             failed[cell.name] = str(error)
         except Exception as error:  # one method's defect, or too little memory, costs one cell

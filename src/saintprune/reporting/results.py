@@ -31,8 +31,8 @@ class Row:
         agreement: share of samples that are answered as without pruning.
         deferred: share of images that were answered anew without pruning; None where the pruning does not defer.
         gflops_ratio: pruned over unpruned, realised on test images.
-        speedup: realised, median over pairs. It and all that is timed below come of passes in turn with those of other
-            prunings, where there were such.
+        speedup: realised, median over pairs. Where there were passes in turn with those of other prunings, it and all
+            that is timed below come of them, and it is the inverse of the mean share of the unpruned seconds.
         speedup_low: of its 95 % interval.
         speedup_high: of its 95 % interval.
         beside: how many other prunings it was timed in turn with.
