@@ -93,8 +93,9 @@ def _mean(cell: list[Row], figure: str) -> float | None:
 
 
 def _rank(found: Cells, method: str, targets: Sequence[str]) -> float:
-    """Return a method's mean agreement over all targets; one that is out of reach counts as nothing."""
-    return sum(_mean(found.get((method, target), []), "agreement") or 0.0 for target in targets) / len(targets)
+    """Return a method's mean agreement over the targets that it was run at; what is out of reach counts as nothing."""
+    cells = [found[method, target] for target in targets if (method, target) in found]
+    return sum(_mean(cell, "agreement") or 0.0 for cell in cells) / len(cells)
 
 
 def _shown(figure: str, value: float | None, bare: bool = False) -> str:
