@@ -8,7 +8,6 @@ root mean square error of the logits, which tells variants apart that few images
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -20,12 +19,11 @@ from torch import Tensor
 from saintprune.calibration.search import Calibrator, OutOfReach
 from saintprune.calibration.targets import Target
 from saintprune.errors import SaintpruneError
-from saintprune.files import write_atomically
 from saintprune.parts import Parts
 from saintprune.plan import Plan, Schedule
 from saintprune.reduction.tome import ToMe
 from saintprune.reduction.ward import Ward
-from saintprune.reporting.records import package_versions, source_commit
+from saintprune.reporting.records import write_figures
 from saintprune.workbench import open_run, outputs, training_images
 
 IMAGES, CALIBRATED_ON = 256, 2  # with a schedule, FLOPs are the same for every image
@@ -106,10 +104,8 @@ def main(path: Path, overrides: list[str]) -> None:
         "dataset": parts.names["dataset"],
         "images": len(unpruned),
         "variants": rows,
-        "commit": source_commit(),
-        "packages": package_versions(),
     }
-    write_atomically(path, json.dumps(record, indent=2) + "\n")
+    write_figures(path, record)
 
 
 def measured(

@@ -9,7 +9,6 @@ all margins. No test image is looked at.
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +22,8 @@ from saintprune.adapters.cascade import margins
 from saintprune.calibration.search import Calibrator, OutOfReach
 from saintprune.calibration.targets import Target
 from saintprune.errors import SaintpruneError
-from saintprune.files import write_atomically
 from saintprune.parts import console
-from saintprune.reporting.records import package_versions, source_commit
+from saintprune.reporting.records import write_figures
 from saintprune.workbench import open_run, outputs, training_images
 
 IMAGES = 256
@@ -60,10 +58,8 @@ def main(path: Path, overrides: list[str]) -> None:
         "pruning": parts.names["pruning"],
         "images": len(unpruned),
         "rows": rows,
-        "commit": source_commit(),
-        "packages": package_versions(),
     }
-    write_atomically(path, json.dumps(record, indent=2) + "\n")
+    write_figures(path, record)
     show(rows)
 
 

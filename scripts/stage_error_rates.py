@@ -9,7 +9,6 @@ monotone.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -18,8 +17,7 @@ from rich.progress import track
 
 from saintprune.analysis.stages import find_stages
 from saintprune.analysis.synthetic import SHAPES, Noise, planted, without_stages
-from saintprune.files import write_atomically
-from saintprune.reporting.records import package_versions, source_commit
+from saintprune.reporting.records import write_figures
 
 DEPTHS, NOISES, DRAWS = (12, 24, 30), (0.05, 0.15, 0.3), 99
 
@@ -37,10 +35,8 @@ def main(path: Path, seeds: int) -> None:
         "seeds": seeds,
         "draws": DRAWS,
         "rates": rates,
-        "commit": source_commit(),
-        "versions": package_versions(),
     }
-    write_atomically(path, json.dumps(record, indent=1) + "\n")
+    write_figures(path, record, indent=1)
 
 
 def with_stages(layers: int, noise: float, seeds: int) -> dict[str, float]:

@@ -18,11 +18,10 @@ import torch
 
 from saintprune.analysis.trace import trace
 from saintprune.errors import SaintpruneError
-from saintprune.files import write_atomically
 from saintprune.metrics.intervals import bootstrap, median
 from saintprune.metrics.memory import peak_memory
-from saintprune.reporting.records import package_versions, source_commit
-from saintprune.workbench import open_run
+from saintprune.reporting.records import write_figures
+from saintprune.workbench import open_run, training_images
 
 IMAGES, PAIRS, FEW, MANY = 256, 5, 64, 1024
 
@@ -31,7 +30,7 @@ def main(path: Path, overrides: list[str]) -> None:
     """Measure and write the record."""
     parts = open_run("pruning=none", *overrides)
     size = parts.hardware.batch_size
-    batches = [images.to(parts.device) for images, _ in islice(parts.data.train_dataloader(), IMAGES // size)]
+    batches = training_images(parts, IMAGES)
 
     def plain() -> None:
         with torch.inference_mode():
@@ -62,10 +61,8 @@ def main(path: Path, overrides: list[str]) -> None:
         "peak_memory_mib": memory,
         "hardware": parts.hardware.device_name(),
         "threads": torch.get_num_threads(),
-        "commit": source_commit(),
-        "versions": package_versions(),
     }
-    write_atomically(path, json.dumps(record, indent=2) + "\n")
+    write_figures(path, record)
     print(json.dumps({name: record[name] for name in ("ratio", "ratio_ci95", "peak_memory_mib")}))
 
 

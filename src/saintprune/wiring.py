@@ -230,13 +230,18 @@ def timed_batches(parts: Parts, most: int | None = None) -> list[Tensor]:
     return _batches(parts, parts.data.test_dataloader(), number * parts.hardware.batch_size)
 
 
+def training_batches(parts: Parts, samples: int) -> list[Tensor]:
+    """Return the first images of the training split, so many at least where there are any, as whole batches."""
+    return _batches(parts, parts.data.train_dataloader(), samples)
+
+
 def calibrate(parts: Parts, target: Target) -> Calibrated:
     """Search on unlabelled images of the training split; from here on, the run's plan is the one that was found."""
     options = parts.cfg.calibration
     key = (options.samples, options.pairs, options.head)
     with progress(f"calibrating to {target}") as advance, _calibrating_head(parts):
         if key not in parts.calibrators:
-            batches = _batches(parts, parts.data.train_dataloader(), options.samples)
+            batches = training_batches(parts, options.samples)
             classifies = parts.model.num_classes > 0
             parts.calibrators[key] = Calibrator(parts.adapter, batches, options.pairs, classifies)
         found = parts.calibrators[key].search(parts.plan, target, options.steps, advance)

@@ -73,7 +73,7 @@ def time_folder(folder: Path, rounds: int) -> dict[str, float]:
             "speedup": _speedup(shares).item(),
             "speedup_ci95": bootstrap(shares, _speedup),
             "throughput": len(batches[0]) / spent,
-            "selector_overhead": selector_seconds(parts.adapter, plans[path], batches) / spent,
+            "selector_overhead": selector_seconds(parts.adapter, plans[path], batches, parts.adapter.net) / spent,
         }
         timed[path] = replace(record, in_turn=figures | about)
     for path, record in timed.items():  # all or none of them

@@ -15,7 +15,6 @@ import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
-from itertools import islice
 from typing import Any
 
 import torch
@@ -124,10 +123,12 @@ def training_images(run: Parts, number: int) -> list[Tensor]:
     Args:
         run: of `open_run`, of a network that looks at images.
         number: of images, rounded down to whole batches, of which there is at least one.
+
+    Raises:
+        SaintpruneError: the run has no training images.
     """
     size = run.hardware.batch_size
-    batches = islice(run.data.train_dataloader(), max(1, number // size))
-    return [images.to(run.device, run.hardware.dtype) for images, _ in batches]
+    return wiring.training_batches(run, max(1, number // size) * size)
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from saintprune.metrics.memory import peak_memory
 from saintprune.plan import Plan
 from saintprune.reduction import Reduction
 from saintprune.reduction.baselines import Replay
+
+if TYPE_CHECKING:  # transformers takes its time, and a timm network does without
+    from saintprune.adapters.vlm import VLM
 
 SELECTOR_PASSES = 6
 
@@ -83,7 +87,7 @@ class Benchmark:
         arms = {name: partial(self._seconds, name) for name in ("baseline", "pruned", "ideal")}
         times = time_in_turn(arms, self.settings, lambda share: advance(0.7 * share))
         ratios = times["baseline"] / times["pruned"]
-        selector = selector_seconds(self.adapter, self.plan, self.batches)
+        selector = selector_seconds(self.adapter, self.plan, self.batches, self.adapter.net)
         advance(0.8)
         baseline = self._arm("baseline", times["baseline"])
         advance(0.9)
@@ -125,9 +129,11 @@ class Benchmark:
 
     def _plan(self, arm: str, batch: int) -> Plan | None:
         """Return the plan of an arm for a batch; None is the baseline."""
-        if arm == "ideal" and batch not in self.ideals:
+        if arm != "ideal":
+            return self.plan if arm == "pruned" else None
+        if batch not in self.ideals:
             self.ideals[batch] = _replay(self.adapter, self.plan, self.batches[batch])
-        return {"baseline": None, "pruned": self.plan, "ideal": self.ideals.get(batch)}[arm]
+        return self.ideals[batch]
 
 
 def timed_pass(adapter: ViTAdapter, plan: Plan | None, images: Tensor) -> float:
@@ -140,18 +146,21 @@ def _context(adapter: ViTAdapter, plan: Plan | None) -> AbstractContextManager[o
 
 
 @torch.inference_mode()
-def selector_seconds(adapter: ViTAdapter, plan: Plan, batches: Sequence[Tensor]) -> float:
+def selector_seconds(
+    adapter: ViTAdapter | VLM, plan: Plan, batches: Sequence[Any], forward: Callable[[Any], object]
+) -> float:
     """Return the selection's seconds of one pass: the median over a few passes of their sums over layers.
 
     Args:
         adapter: of the network.
         plan: what to prune.
-        batches: each [B, C, H, W].
+        batches: whatever `forward` takes, [B, C, H, W] or the inputs of prompts.
+        forward: makes one pass over a batch.
     """
     sums = []
     for number in range(SELECTOR_PASSES):
         with adapter.pruned(plan, timed=True) as run:
-            adapter.net(batches[number % len(batches)])
+            forward(batches[number % len(batches)])
         sums.append(sum(event.seconds or 0.0 for event in run.events))
     return median(torch.tensor(sums)).item()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saintprune.adapters.kv_cache import cache_bytes
 from saintprune.adapters.vlm import VLM
-from saintprune.evaluation.benchmark import SELECTOR_PASSES, replayed
+from saintprune.evaluation.benchmark import replayed, selector_seconds
 from saintprune.evaluation.timing import BenchmarkSettings, clock, time_in_turn
 from saintprune.evaluation.vlm_passes import (
     Inputs,
@@ -58,7 +58,8 @@ class VLMBenchmark:
         """Measure; `advance` is told the share of the work that is done, 0..1."""
         arms = {name: partial(self._seconds, name) for name in ("baseline", "pruned", "ideal")}
         times = time_in_turn(arms, self.settings, lambda share: advance(0.7 * share))
-        selector = self._selector_seconds()
+        read = partial(read_prompt, self.adapter.net)
+        selector = selector_seconds(self.adapter, self.plans[0]["pruned"] or Plan(), self.batches, read)
         advance(0.8)
         baseline = self._arm("baseline", times["baseline"])
         advance(0.9)
@@ -88,16 +89,6 @@ class VLMBenchmark:
             tower = clock(self.device) - marks[-1]
         steps = torch.tensor(marks[1:], dtype=torch.float64).diff()
         return marks[1] - marks[0], median(steps).item(), marks[-1] - marks[0], tower
-
-    def _selector_seconds(self) -> float:
-        """Return the selection's seconds of one prompt: the median over a few passes of their sums over layers."""
-        sums = []
-        for number in range(SELECTOR_PASSES):
-            batch = number % len(self.batches)
-            with self.adapter.pruned(self.plans[batch]["pruned"] or Plan(), timed=True) as run:
-                read_prompt(self.adapter.net, self.batches[batch])
-            sums.append(sum(event.seconds or 0.0 for event in run.events))
-        return median(torch.tensor(sums)).item()
 
     def _arm(self, name: str, seconds: Tensor) -> VLMArm:
         """Sum up one arm: medians of its passes, FLOPs, tokens and cache over the batches, memory of one answer."""

@@ -117,6 +117,12 @@ class RunRecord:
             return None
 
 
+def write_figures(path: Path, figures: dict[str, Any], indent: int = 2) -> None:
+    """Write what a script found as JSON, with the commit and the versions that determined it, whole or not at all."""
+    content = figures | {"commit": source_commit(), "versions": package_versions()}
+    write_atomically(path, json.dumps(content, indent=indent) + "\n")
+
+
 def source_commit() -> str | None:
     """Return the commit of the source tree, with "+changes" where it differs; None outside a checkout."""
 
