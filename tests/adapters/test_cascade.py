@@ -69,6 +69,15 @@ def test_all_or_none_are_deferred_and_flops_count_both_passes():
         assert torch.equal(found, pruned) and cost == once and not run.deferred.any()
 
 
+def test_what_an_earlier_pass_deferred_is_forgotten():
+    net, adapter, images = families.make("vit")
+    with adapter(net).pruned(Plan({"vision": WARD}, defer=1.0)) as run:
+        net(images)
+        assert run.deferred.all()
+        net.forward_features(images)  # not through the classifier: no second pass
+        assert run.deferred is None and run.tokens_per_layer[-1] < run.tokens_at_entry
+
+
 def test_an_image_does_not_depend_on_its_batch():
     net, adapter, images = families.make("dinov2")
     images = torch.cat([images, -images])

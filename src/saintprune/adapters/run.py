@@ -155,7 +155,7 @@ class PrunedRun:
 
     def begin(self, stream: TokenStream) -> None:
         """Start a forward pass."""
-        self.stream, self.events = stream, []
+        self.stream, self.events, self.deferred = stream, [], None
 
     @torch.no_grad()
     def select(self, step: Step, x: Tensor, layer: int, observed: Observed) -> Reduction:
