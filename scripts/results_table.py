@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from statistics import fmean
 
 from saintprune.reporting.cells import accuracy_change, percent, ratio, speedup
 from saintprune.reporting.comparison_table import comparison_table, selecting_table
@@ -33,7 +34,7 @@ def table(folder: Path, by: str | None = None, of: str | None = None) -> str:
     Records of prunings that were calibrated to targets (scripts/compare.py --targets) make a group of columns per
     target, or columns of what selecting costs (by "selecting") or of how far one method, ours where none is named, is
     above each other one (by "pairs"), and those of a vision-language model a group per share of tokens that goes (by
-    "share").
+    "share"), or pairs of methods of the same place.
     """
     records = [RunRecord.read(path) for path in sorted(folder.glob("*.json"))]
     if not records:
@@ -46,6 +47,10 @@ def table(folder: Path, by: str | None = None, of: str | None = None) -> str:
             shown = (selecting_table if by == "selecting" else comparison_table)(read_rows(folder))
         return f"{shown}\n\n{caption(measured)}\n"
     first = records[0]
+    if by == "pairs":
+        places = {record.pruning.rpartition("/")[2]: place(record) for record in records}
+        beside = {name for name, found in places.items() if found == places.get(of or OURS)}
+        return f"{paired_table(folder, of or OURS, beside)}\n\n{caption(records)}\n"
     if by == "share":
         return shares_table(records)
     if "ttft_seconds" in first.baseline:
@@ -100,28 +105,40 @@ def shares_table(records: list[RunRecord]) -> str:
     A pruning is called "drop50/NAME" where half of the image tokens go.
     """
     shares = sorted({record.pruning.partition("/")[0] for record in records})
-    methods: dict[tuple[str, str], dict[str, RunRecord]] = {}
+    methods: dict[tuple[str, str], dict[str, list[RunRecord]]] = {}
     for record in records:
         share, _, name = record.pruning.partition("/")
-        (stage,) = record.config["pruning"]["stages"].values()
-        methods.setdefault((PLACES[stage["site"]], name), {})[share] = record
-    ranked = sorted(methods, key=lambda key: (key[0], -sum(one.agreement or 0.0 for one in methods[key].values())))
+        methods.setdefault((place(record), name), {}).setdefault(share, []).append(record)
+    kept = {
+        key: sum(fmean(one.agreement or 0.0 for one in seeds) for seeds in found.values())
+        for key, found in methods.items()
+    }
+    ranked = sorted(methods, key=lambda key: (key[0], -kept[key]))
     heads = ("same answers", "GFLOPs", "first token")
     header = ["pruning", "where", *(f"−{share.removeprefix('drop')} %: {head}" for share in shares for head in heads)]
     unpruned = records[0].baseline["gflops"]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     lines.append("| unpruned | " + f" | | {unpruned:.0f} | 1.00x" * len(shares) + " |")
-    for place, name in ranked:
-        cells = [share_cell(methods[place, name].get(share)) for share in shares]
-        lines.append(f"| {name} | {place} | " + " | ".join(cells) + " |")
+    for where, name in ranked:
+        cells = [share_cell(methods[where, name].get(share, [])) for share in shares]
+        lines.append(f"| {name} | {where} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + f"\n\n{caption(records)}\n"
 
 
-def share_cell(record: RunRecord | None) -> str:
-    """Return three cells of a method at one share."""
-    if record is None:
+def place(record: RunRecord) -> str:
+    """Return where a pruning of a single stage takes tokens away."""
+    (stage,) = record.config["pruning"]["stages"].values()
+    return PLACES[stage["site"]]
+
+
+def share_cell(seeds: list[RunRecord]) -> str:
+    """Return three cells of a method at one share: means over seeds, of the answers also the least and the most."""
+    if not seeds:
         return "- | - | -"
-    return f"{percent(record.agreement)} | {record.pruned['gflops']:.0f} | {record.delta['ttft_speedup']:.2f}x"
+    kept = sorted(record.agreement or 0.0 for record in seeds)
+    spread = f" ({100 * kept[0]:.1f}–{100 * kept[-1]:.1f})" if len(seeds) > 1 else ""
+    gflops, faster = fmean(one.pruned["gflops"] for one in seeds), fmean(one.delta["ttft_speedup"] for one in seeds)
+    return f"{percent(fmean(kept))}{spread} | {gflops:.0f} | {faster:.2f}x"
 
 
 def questions_row(record: RunRecord, arm: str, kinds: list[str]) -> str:

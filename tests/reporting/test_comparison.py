@@ -130,10 +130,66 @@ def test_methods_are_paired_by_sample_and_target(folder):
         pairs_of(folder, "ward")
 
 
-def test_readme_takes_the_table_by_the_same_markers(folder):
+def results_table():
     spec = importlib.util.spec_from_file_location("results_table", SCRIPTS / "results_table.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+@pytest.fixture
+def shares(tmp_path):
+    """Answers of a vision-language model to four questions, by methods of two places; one of them draws."""
+    kept = {
+        ("drop50", "ward_projector", None): [True, True, True, True],
+        ("drop90", "ward_projector", None): [True, True, True, False],
+        ("drop50", "random_projector", 0): [True, True, False, False],
+        ("drop50", "random_projector", 1): [True, True, True, False],
+        ("drop90", "random_projector", 0): [False, False, False, False],
+        ("drop90", "random_projector", 1): [True, True, False, False],
+        ("drop50", "dart", None): [True, False, False, False],
+    }
+    for number, ((share, method, seed), same) in enumerate(kept.items()):
+        found = record(f"{share}/{method}", None, seed, agreement=sum(same) / 4)
+        (stage,) = found.config["pruning"]["stages"].values()
+        stage["site"] = "projector" if "projector" in method else "language"
+        arm = {"ttft_seconds": 1.0, "gflops": 80.0}
+        delta = {**found.delta, "ttft_speedup": 1.0 + number / 4}
+        found = replace(found, pruning=f"{share}/{method}", baseline=found.baseline | arm, delta=delta)
+        replace(found, pruned=found.pruned | arm | {"gflops": 40.0 + number}).write(tmp_path / f"{number}.json")
+        write_samples(tmp_path / f"{number}.npz", answers(same, same))
+    return tmp_path
+
+
+def test_a_table_by_share_shows_means_over_seeds(shares):
+    lines = results_table().table(shares, "share").splitlines()
+    assert lines[0].startswith("| pruning | where | −50 %: same answers | −50 %: GFLOPs | −50 %: first token | −90 %:")
+    assert lines[2:6] == [
+        "| unpruned |  | | 80 | 1.00x | | 80 | 1.00x |",
+        "| ward_projector | before the decoder | 100.0 % | 40 | 1.00x | 75.0 % | 41 | 1.25x |",
+        "| random_projector | before the decoder | 62.5 % (50.0–75.0) | 42 | 1.62x | 25.0 % (0.0–50.0) | 44 | 2.12x |",
+        "| dart | decoder | 25.0 % | 46 | 2.50x | - | - | - |",
+    ]
+
+
+def test_methods_of_one_place_are_paired_share_by_share_and_over_all(shares):
+    found = {(pair.other, pair.target): pair.agreement.value for pair in pairs_of(shares, "ward_projector")}
+    assert found == {
+        ("random_projector", "drop:0.5"): 0.375,
+        ("random_projector", "drop:0.9"): 0.5,
+        ("random_projector", "all"): 0.4375,
+        ("dart", "drop:0.5"): 0.75,
+        ("dart", "all"): 0.75,
+    }
+    lines = results_table().table(shares, "pairs", "ward_projector").splitlines()
+    assert lines[0].startswith("| ward_projector above | −50 %: same answers | −50 %: accuracy | −90 %: same answers")
+    assert lines[0].endswith("| all: same answers | all: accuracy |")
+    assert [line.split(" | ")[0] for line in lines[2:4]] == ["| random_projector", ""]  # dart prunes in the decoder
+    assert "| **+43.8 (" in lines[2]
+
+
+def test_readme_takes_the_table_by_the_same_markers(folder):
+    script = results_table()
     found = script.table(folder)
     assert found.startswith("| method | FLOPs 0.67") and "tiny on made-up, 100 test images; a test, 32-true" in found
     assert script.table(folder, "selecting").startswith("| method | FLOPs 0.67: selecting")

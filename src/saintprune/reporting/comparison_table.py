@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from saintprune.reporting.results import Row
@@ -9,6 +10,7 @@ from saintprune.reporting.results import Row
 FIGURES = ("accuracy", "agreement", "speedup")
 BEYOND = 0.03  # share of FLOPs below the target from which a cell is marked
 Cells = dict[tuple[str, str], list[Row]]
+_SHARE_THAT_GOES = re.compile(r"drop(\d\d)/(\w+)")  # files in conf/pruning/drop50 and beside it
 
 
 def comparison_table(rows: Sequence[Row]) -> str:
@@ -53,11 +55,17 @@ def _selecting(cell: list[Row]) -> str:
 
 
 def by_cell(rows: Sequence[Row]) -> tuple[list[str], Cells]:
-    """Return the targets in their order, and the rows of each method at each target."""
+    """Return the targets in their order, and the rows of each method at each target.
+
+    Prunings by which a given share of the tokens goes, "drop50/NAME", are method NAME at the target "drop:0.5".
+    """
     found: Cells = {}
     for one in rows:
+        named = _SHARE_THAT_GOES.fullmatch(one.method)
         if one.target:
             found.setdefault((one.method, one.target), []).append(one)
+        elif named:
+            found.setdefault((named[2], f"drop:{int(named[1]) / 100:g}"), []).append(one)
     return sorted({target for _, target in found}, key=target_order), found
 
 
@@ -109,11 +117,16 @@ def _shown(figure: str, value: float | None, bare: bool = False) -> str:
 def target_order(target: str) -> tuple[str, float]:
     """Return what targets are sorted by: kind, then least pruning first."""
     kind, _, value = target.partition(":")
-    return kind, float(value) if kind == "speedup" else -float(value)
+    return kind, float(value) if kind in ("speedup", "drop") else -float(value)
 
 
 def words(target: str) -> str:
+    """Return how a target is called in the head of a table."""
     kind, _, value = target.partition(":")
+    if not value:
+        return target
+    if kind == "drop":
+        return f"−{100 * float(value):.0f} %"
     return {"flops": "FLOPs", "speedup": "speed-up"}.get(kind, kind) + f" {value}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from saintprune.reporting.comparison_table import by_cell, target_order, words
 from saintprune.reporting.results import Row, read_rows
 from saintprune.reporting.samples_file import beside, read_samples
 
+ALL = "all"
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -20,7 +22,7 @@ class Pair:
 
     Attributes:
         other: the other method.
-        target: what both were calibrated to.
+        target: what both were calibrated to, or the share of tokens that goes; ALL of them together.
         agreement: how many more of the unpruned network's answers are kept.
         accuracy: how many more answers are right; None without labels.
     """
@@ -31,8 +33,17 @@ class Pair:
     accuracy: Difference | None
 
 
-def pairs_of(folder: Path, method: str) -> list[Pair]:
+def pairs_of(folder: Path, method: str, among: Container[str] | None = None) -> list[Pair]:
     """Return a method beside each other one of a folder of records, wherever both reached a target.
+
+    Args:
+        folder: of records and of answers.
+        method: which is above or below the others.
+        among: the other methods; None is all of the folder.
+
+    Returns:
+        A pair per method and target, and where the targets are shares of tokens that go, one of ALL of them that both
+        were run at, answers averaged for each sample.
 
     Raises:
         SaintpruneError: the folder holds no answers of that method, or answers to other samples than its own.
@@ -41,18 +52,26 @@ def pairs_of(folder: Path, method: str) -> list[Pair]:
     if method not in {name for name, _ in found}:
         known = ", ".join(sorted({name for name, _ in found})) or "none"
         raise SaintpruneError(f"{folder} holds no answers of {method!r} at a target; of these it does: {known}")
-    pairs = []
+    sides: dict[tuple[str, str], tuple[list[Samples], list[Samples]]] = {}
     for (other, target), rows in found.items():
-        if other != method and (method, target) in found:
-            above = paired_difference(_answers(folder, found[method, target]), _answers(folder, rows))
-            pairs.append(Pair(other, target, above["agreement"], above.get("accuracy")))
+        if other == method or (method, target) not in found or not (among is None or other in among):
+            continue
+        for key in (target, ALL) if target.startswith("drop:") else (target,):
+            ours, theirs = sides.setdefault((other, key), ([], []))
+            ours += _answers(folder, found[method, target])
+            theirs += _answers(folder, rows)
+    pairs = []
+    for (other, target), (ours, theirs) in sides.items():
+        above = paired_difference(ours, theirs)
+        pairs.append(Pair(other, target, above["agreement"], above.get("accuracy")))
     return pairs
 
 
-def paired_table(folder: Path, method: str) -> str:
+def paired_table(folder: Path, method: str, among: Container[str] | None = None) -> str:
     """Return the Markdown table of `pairs_of`, in points with 95 % intervals: the closest rivals first."""
-    pairs = pairs_of(folder, method)
-    targets = sorted({pair.target for pair in pairs}, key=target_order)
+    pairs = pairs_of(folder, method, among)
+    compared = {pair.target for pair in pairs}
+    targets = [*sorted(compared - {ALL}, key=target_order), *compared & {ALL}]
     found = {(pair.other, pair.target): pair for pair in pairs}
     closest = {other: min(one.agreement.value for one in pairs if one.other == other) for other, _ in found}
     heads = ("same answers", "accuracy")
