@@ -185,6 +185,14 @@ def test_the_language_model_is_the_published_one(model: LoadedVLM) -> None:
 
 @pytest.mark.slow
 @needs_assets
+def test_the_conversion_draws_no_progress_bar(capfd) -> None:
+    state, config = vlm_packaged._language(packaged.find_file(packaged.SMOLLM2))
+    assert config.vocab_size == len(state["embed_tokens.weight"]) == 49153
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.slow
+@needs_assets
 def test_plain_transformers_loads_the_cached_folder(model: LoadedVLM, images: list) -> None:
     folder = vlm_cache.packaged_folder()
     net, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)

@@ -7,7 +7,9 @@ plain ``LlavaForConditionalGeneration``: `saintprune.models.vlm_cache` keeps it 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +168,8 @@ def _language(path: Path) -> tuple[dict[str, Tensor], Any]:
     config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     with torch.device("meta"):
         names: nn.Module = AutoModelForCausalLM.from_config(config)  # transformers maps GGUF's names onto its modules
-    tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=names)["tensors"]
+    with redirect_stderr(io.StringIO()):  # a progress bar that nothing switches off, and that notebooks would keep
+        tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=names)["tensors"]
     state = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     words = state["embed_tokens.weight"]
     # the mean is an unremarkable embedding, and as an output row it never wins
