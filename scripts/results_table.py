@@ -32,25 +32,20 @@ def table(folder: Path, by: str | None = None, of: str | None = None) -> str:
     """Return the Markdown table of the records in a folder, the unpruned network first, then by agreement.
 
     Records of prunings that were calibrated to targets (scripts/compare.py --targets) make a group of columns per
-    target, or columns of what selecting costs (by "selecting") or of how far one method, ours where none is named, is
-    above each other one (by "pairs"), and those of a vision-language model a group per share of tokens that goes (by
-    "share"), or pairs of methods of the same place.
+    target, or columns of what selecting costs (by "selecting"), and those of a vision-language model a group per share
+    of tokens that goes (by "share"). By "pairs", both show how far one method, ours where none is named, is above each
+    other one.
     """
     records = [RunRecord.read(path) for path in sorted(folder.glob("*.json"))]
     if not records:
         raise SystemExit(f"{folder} holds no record")
+    measured = [record for record in records if record.num_samples] or records
+    if by == "pairs":
+        return f"{paired_table(folder, of or OURS)}\n\n{caption(measured)}\n"
     if any(target_of(record) for record in records):
-        measured = [record for record in records if record.num_samples] or records
-        if by == "pairs":
-            shown = paired_table(folder, of or OURS)
-        else:
-            shown = (selecting_table if by == "selecting" else comparison_table)(read_rows(folder))
+        shown = (selecting_table if by == "selecting" else comparison_table)(read_rows(folder))
         return f"{shown}\n\n{caption(measured)}\n"
     first = records[0]
-    if by == "pairs":
-        places = {record.pruning.rpartition("/")[2]: place(record) for record in records}
-        beside = {name for name, found in places.items() if found == places.get(of or OURS)}
-        return f"{paired_table(folder, of or OURS, beside)}\n\n{caption(records)}\n"
     if by == "share":
         return shares_table(records)
     if "ttft_seconds" in first.baseline:
@@ -107,7 +102,7 @@ def shares_table(records: list[RunRecord]) -> str:
     shares = sorted({record.pruning.partition("/")[0] for record in records})
     methods: dict[tuple[str, str], dict[str, list[RunRecord]]] = {}
     for record in records:
-        share, _, name = record.pruning.partition("/")
+        share, _, name = record.pruning.split(" ")[0].partition("/")  # a seed stands behind the name
         methods.setdefault((place(record), name), {}).setdefault(share, []).append(record)
     kept = {
         key: sum(fmean(one.agreement or 0.0 for one in seeds) for seeds in found.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,13 +33,8 @@ class Pair:
     accuracy: Difference | None
 
 
-def pairs_of(folder: Path, method: str, among: Container[str] | None = None) -> list[Pair]:
+def pairs_of(folder: Path, method: str) -> list[Pair]:
     """Return a method beside each other one of a folder of records, wherever both reached a target.
-
-    Args:
-        folder: of records and of answers.
-        method: which is above or below the others.
-        among: the other methods; None is all of the folder.
 
     Returns:
         A pair per method and target, and where the targets are shares of tokens that go, one of ALL of them that both
@@ -54,7 +49,7 @@ def pairs_of(folder: Path, method: str, among: Container[str] | None = None) -> 
         raise SaintpruneError(f"{folder} holds no answers of {method!r} at a target; of these it does: {known}")
     sides: dict[tuple[str, str], tuple[list[Samples], list[Samples]]] = {}
     for (other, target), rows in found.items():
-        if other == method or (method, target) not in found or not (among is None or other in among):
+        if other == method or (method, target) not in found:
             continue
         for key in (target, ALL) if target.startswith("drop:") else (target,):
             ours, theirs = sides.setdefault((other, key), ([], []))
@@ -67,9 +62,9 @@ def pairs_of(folder: Path, method: str, among: Container[str] | None = None) -> 
     return pairs
 
 
-def paired_table(folder: Path, method: str, among: Container[str] | None = None) -> str:
+def paired_table(folder: Path, method: str) -> str:
     """Return the Markdown table of `pairs_of`, in points with 95 % intervals: the closest rivals first."""
-    pairs = pairs_of(folder, method, among)
+    pairs = pairs_of(folder, method)
     compared = {pair.target for pair in pairs}
     targets = [*sorted(compared - {ALL}, key=target_order), *compared & {ALL}]
     found = {(pair.other, pair.target): pair for pair in pairs}
