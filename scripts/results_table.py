@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import fmean
 
 from saintprune.reporting.cells import accuracy_change, percent, ratio, speedup
-from saintprune.reporting.comparison_table import comparison_table, selecting_table
+from saintprune.reporting.comparison_table import by_cell, comparison_table, over_seeds, selecting_table, words
 from saintprune.reporting.paired import paired_table
 from saintprune.reporting.records import RunRecord
-from saintprune.reporting.results import read_rows, target_of
+from saintprune.reporting.results import Row, read_rows, target_of
 from saintprune.reporting.tables import layers_line
 
 OURS = "ward"
@@ -36,7 +36,8 @@ def table(folder: Path, by: str | None = None, of: str | None = None) -> str:
     of tokens that goes (by "share"). By "pairs", both show how far one method, ours where none is named, is above each
     other one.
     """
-    records = [RunRecord.read(path) for path in sorted(folder.glob("*.json"))]
+    named = {path.name: RunRecord.read(path) for path in sorted(folder.glob("*.json"))}
+    records = list(named.values())
     if not records:
         raise SystemExit(f"{folder} holds no record")
     measured = [record for record in records if record.num_samples] or records
@@ -47,7 +48,7 @@ def table(folder: Path, by: str | None = None, of: str | None = None) -> str:
         return f"{shown}\n\n{caption(measured)}\n"
     first = records[0]
     if by == "share":
-        return shares_table(records)
+        return shares_table(folder, named)
     if "ttft_seconds" in first.baseline:
         return questions_table(sorted(records, key=by_share_and_mode))
     records.sort(key=lambda record: (-(record.agreement or 0.0), record.pruning))
@@ -94,30 +95,25 @@ def questions_table(records: list[RunRecord]) -> str:
     )
 
 
-def shares_table(records: list[RunRecord]) -> str:
+def shares_table(folder: Path, records: dict[str, RunRecord]) -> str:
     """Return the Markdown table with a row per method, by place and mean agreement, and a group of columns per share.
 
     A pruning is called "drop50/NAME" where half of the image tokens go.
     """
-    shares = sorted({record.pruning.partition("/")[0] for record in records})
-    methods: dict[tuple[str, str], dict[str, list[RunRecord]]] = {}
-    for record in records:
-        share, _, name = record.pruning.split(" ")[0].partition("/")  # a seed stands behind the name
-        methods.setdefault((place(record), name), {}).setdefault(share, []).append(record)
-    kept = {
-        key: sum(fmean(one.agreement or 0.0 for one in seeds) for seeds in found.values())
-        for key, found in methods.items()
-    }
-    ranked = sorted(methods, key=lambda key: (key[0], -kept[key]))
+    shares, found = by_cell(read_rows(folder))
+    places = {method: place(records[cell[0].record]) for (method, _), cell in found.items()}
+    kept = dict.fromkeys(places, 0.0)
+    for (method, _), cell in found.items():
+        kept[method] += fmean(one.agreement or 0.0 for one in cell)
     heads = ("same answers", "GFLOPs", "first token")
-    header = ["pruning", "where", *(f"−{share.removeprefix('drop')} %: {head}" for share in shares for head in heads)]
-    unpruned = records[0].baseline["gflops"]
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    lines.append("| unpruned | " + f" | | {unpruned:.0f} | 1.00x" * len(shares) + " |")
-    for where, name in ranked:
-        cells = [share_cell(methods[where, name].get(share, [])) for share in shares]
-        lines.append(f"| {name} | {where} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + f"\n\n{caption(records)}\n"
+    header = ["pruning", "where", *(f"{words(share)}: {head}" for share in shares for head in heads)]
+    first = next(iter(records.values()))
+    unpruned = f" | | {first.baseline['gflops']:.0f} | 1.00x" * len(shares)
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|", f"| unpruned | {unpruned} |"]
+    for method in sorted(places, key=lambda method: (places[method], -kept[method])):
+        cells = [share_cell(found.get((method, share), []), records) for share in shares]
+        lines.append(f"| {method} | {places[method]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + f"\n\n{caption(list(records.values()))}\n"
 
 
 def place(record: RunRecord) -> str:
@@ -126,14 +122,13 @@ def place(record: RunRecord) -> str:
     return PLACES[stage["site"]]
 
 
-def share_cell(seeds: list[RunRecord]) -> str:
+def share_cell(cell: list[Row], records: dict[str, RunRecord]) -> str:
     """Return three cells of a method at one share: means over seeds, of the answers also the least and the most."""
-    if not seeds:
+    if not cell:
         return "- | - | -"
-    kept = sorted(record.agreement or 0.0 for record in seeds)
-    spread = f" ({100 * kept[0]:.1f}–{100 * kept[-1]:.1f})" if len(seeds) > 1 else ""
+    seeds = [records[one.record] for one in cell]
     gflops, faster = fmean(one.pruned["gflops"] for one in seeds), fmean(one.delta["ttft_speedup"] for one in seeds)
-    return f"{percent(fmean(kept))}{spread} | {gflops:.0f} | {faster:.2f}x"
+    return f"{over_seeds(cell, 'agreement')} | {gflops:.0f} | {faster:.2f}x"
 
 
 def questions_row(record: RunRecord, arm: str, kinds: list[str]) -> str:

@@ -29,7 +29,7 @@ def comparison_table(rows: Sequence[Row]) -> str:
     unpruned = next((one.unpruned_accuracy for one in rows if one.unpruned_accuracy is not None), None)
     lines.append("| unpruned | " + " | ".join([_shown("accuracy", unpruned), "", "1.00x"] * len(targets)) + " |")
     for method in methods:
-        cells = [_cell(found.get((method, target), []), figure, best[target, figure]) for target in targets
+        cells = [over_seeds(found.get((method, target), []), figure, best[target, figure]) for target in targets
                  for figure in FIGURES]  # fmt: skip
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + _notes(found)
@@ -61,10 +61,9 @@ def by_cell(rows: Sequence[Row]) -> tuple[list[str], Cells]:
     """
     found: Cells = {}
     for one in rows:
-        named = _SHARE_THAT_GOES.fullmatch(one.method)
         if one.target:
             found.setdefault((one.method, one.target), []).append(one)
-        elif named:
+        elif named := _SHARE_THAT_GOES.fullmatch(one.method):
             found.setdefault((named[2], f"drop:{int(named[1]) / 100:g}"), []).append(one)
     return sorted({target for _, target in found}, key=target_order), found
 
@@ -75,7 +74,7 @@ def _fair(found: Cells, target: str, figure: str) -> list[float]:
     return [value for cell in cells if (value := _mean(cell, figure)) is not None]
 
 
-def _cell(cell: list[Row], figure: str, best: float | None) -> str:
+def over_seeds(cell: list[Row], figure: str, best: float | None = None) -> str:
     """Return one cell: the mean, the range over seeds, bold where it is the best."""
     values = [value for one in cell if (value := getattr(one, figure)) is not None]
     if not values:

@@ -51,10 +51,10 @@ def pairs_of(folder: Path, method: str) -> list[Pair]:
     for (other, target), rows in found.items():
         if other == method or (method, target) not in found:
             continue
+        answers = _answers(folder, found[method, target]), _answers(folder, rows)
         for key in (target, ALL) if target.startswith("drop:") else (target,):
-            ours, theirs = sides.setdefault((other, key), ([], []))
-            ours += _answers(folder, found[method, target])
-            theirs += _answers(folder, rows)
+            for side, added in zip(sides.setdefault((other, key), ([], [])), answers, strict=True):
+                side += added
     pairs = []
     for (other, target), (ours, theirs) in sides.items():
         above = paired_difference(ours, theirs)
