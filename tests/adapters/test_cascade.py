@@ -141,9 +141,10 @@ def test_a_classifier_of_transformers():
             net(pixel_values=images, labels=torch.zeros(6, dtype=torch.long))
         with pytest.raises(SaintpruneError, match="a tuple"):
             net(pixel_values=images, return_dict=False)
-    with prune(net, "ward", flops=0.8, defer=0.02, images=images) as pruned:
-        assert pruned.calibrated.measured.flops <= 0.8 and "defer: 0.02" in repr(pruned)
-        assert pruned.plan.defer == 0.02
+    margin = margins(pruned).min().item()  # of the surest network that is pruned at all: few fall short of it
+    with prune(net, "ward", flops=0.8, defer=margin / 2, images=images) as calibrated:
+        assert calibrated.calibrated.measured.flops <= 0.8 and f"defer: {margin / 2:g}" in repr(calibrated)
+        assert calibrated.plan.defer == margin / 2
 
 
 def test_only_classifiers_defer():

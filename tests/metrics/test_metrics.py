@@ -5,7 +5,7 @@ import timm
 import torch
 
 from saintprune.adapters.timm_vit import TimmViT
-from saintprune.metrics.flops import count_flops
+from saintprune.metrics.flops import count_flops, flops_of
 from saintprune.metrics.intervals import bootstrap, mean, median
 from saintprune.metrics.memory import peak_memory
 from saintprune.plan import Plan, Schedule
@@ -31,6 +31,13 @@ def test_flops_of_a_pruned_vit_by_hand():
     with TimmViT(net.eval()).pruned(Plan.vision(RandomDrop(), [0], schedule=Schedule(keep=(4,)))):
         flops, _ = count_flops(net, torch.randn(2, 3, 64, 64))
     assert flops == vit_flops(17, 48, [(17, 5), (5, 5)], 7)
+
+
+def test_flops_of_attention_in_groups_by_hand():
+    """6 heads share the keys of 2; each head: 2 N M D for the scores, 2 N M V for the sum of values."""
+    query, key, value = torch.randn(3, 6, 5, 8), torch.randn(3, 2, 7, 8), torch.randn(3, 2, 7, 8)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert flops_of(lambda: attend(query, key, value, enable_gqa=True))[0] == 3 * 6 * 2 * 5 * 7 * (8 + 8)
 
 
 def test_bootstrap_of_a_mean():

@@ -7,16 +7,35 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 
-def _cpu_attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    """Torch's own formula, for the CPU kernel of scaled-dot-product attention, which its counter does not know."""
-    return sdpa_flop_count(query, key, value)
+def _attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """Of scaled-dot-product attention: scores and their sum over values, each query head with all keys of its group.
+
+    Args:
+        query: shape [B, H, T, D].
+        key: shape [B, G, S, D]; a group of heads shares keys and values where G < H.
+        value: shape [B, G, S, V].
+        args: of the kernel.
+        out_shape: of its output.
+        kwargs: of the kernel.
+    """
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[2] * (width + value[3])
 
 
 Result = TypeVar("Result")
-_EXTRA = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention_flops}
+# torch's counter does not know the CPU's kernel, and before 2.14 stops at attention in groups
+_EXTRA = {
+    kernel: _attention_flops
+    for kernel in (
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
+        torch.ops.aten._scaled_dot_product_flash_attention,
+        torch.ops.aten._scaled_dot_product_efficient_attention,
+        torch.ops.aten._scaled_dot_product_cudnn_attention,
+    )
+}
 
 
 @torch.no_grad()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -37,11 +39,7 @@ def build(
             f"transformers cannot build {architecture.__name__}: {str(error).splitlines()[0]}"
         ) from error
     net.tie_weights()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in net.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                _fill(module, name, parameter, generator)
+    _draw(_plain(net), seed)
     return net
 
 
@@ -79,14 +77,34 @@ def sample(config: PreTrainedConfig, layers: int) -> dict[str, dict[str, int]]:
     return {part: {"sampled": kept[part], "published": published[part]} for part in kept}
 
 
-def _fill(module: nn.Module, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-    kind = type(module).__name__
-    if name == "bias":
-        parameter.zero_()
-    elif "Norm" in kind or "LayerScale" in kind:
-        parameter.fill_(1.0)
-    else:
-        flat = parameter.view(-1)
-        for start in range(0, len(flat), CHUNK):
-            part = flat[start : start + CHUNK]
-            part.copy_(torch.empty(len(part)).normal_(0.0, STD, generator=generator))
+def _plain(net: nn.Module) -> list[Tensor]:
+    """Fill norms and biases; return the other parameters, each once."""
+    rest = {}
+    with torch.no_grad():
+        for module in net.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                kind = type(module).__name__
+                if name == "bias":
+                    parameter.zero_()
+                elif "Norm" in kind or "LayerScale" in kind:
+                    parameter.fill_(1.0)
+                else:
+                    rest[parameter] = None
+    return list(rest)
+
+
+def _draw(parameters: list[Tensor], seed: int) -> None:
+    """Fill with normal numbers, on all cores: each chunk has its own generator, so that the numbers are the same on
+    every machine.
+    """
+    chunks = [chunk for parameter in parameters for chunk in parameter.detach().view(-1).split(CHUNK)]
+
+    inference = torch.is_inference_mode_enabled()  # each thread has a mode of its own
+
+    def fill(number: int) -> None:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        with torch.inference_mode(inference):
+            chunks[number].copy_(torch.empty(len(chunks[number])).normal_(0.0, STD, generator=generator))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(fill, range(len(chunks))))
