@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from saintprune import kernels
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Step
 from saintprune.reduction import LayerState, Reduction
@@ -99,7 +101,7 @@ class TokenStream:
         if self.sizes is not None and self.bias_sizes:
             bias = self.sizes.clamp_min(1e-12).log()
             bias = bias if self.valid is None else bias.masked_fill(~self.valid, -torch.inf)
-            return bias.to(dtype)[:, None, None]
+            return _aligned(bias.to(dtype))[:, None, None]
         return None if self.valid is None else self.valid[:, None, None]
 
     def pool_weights(self, by_size: bool) -> Tensor | None:
@@ -229,9 +231,9 @@ class Observed:
         return self.key.mean(1, dtype=torch.float32)  # (b, h, n, c) -> (b, n, c)
 
     def head_keys(self) -> Tensor:
-        """Return [B, heads, N, C] float32: the keys."""
+        """Return [B, heads, N, C]: the keys, of the network's type."""
         assert self.key is not None
-        return self.key.float()
+        return self.key
 
     def attention(self, stream: TokenStream) -> Tensor:
         """Recompute one row of attention, [B, N]: what the query row gives to each token, averaged over heads."""
@@ -243,8 +245,11 @@ class Observed:
         The query row is the first token's where there is a special one, else the mean of all queries.
         """
         assert self.key is not None and self.query is not None
-        # a product of one row is slow as a matrix product
-        logits = (self.query.float() * self.key.float()).sum(-1)[:, :, None] * self.scale  # (b, h, 1, n)
+        if kernels.usable(self.key):
+            logits = kernels.products(self.query, self.key)
+        else:
+            logits = (self.query.float() * self.key.float()).sum(-1)  # a product of one row is slow as a matrix product
+        logits = logits[:, :, None] * self.scale  # (b, h, 1, n)
         mask = stream.attention_mask(torch.float32)
         if mask is not None:
             logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
@@ -279,6 +284,14 @@ def now(device: torch.device, timed: bool) -> float:
     if timed and device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def _aligned(bias: Tensor) -> Tensor:
+    """Return [B, N] with rows that begin at multiples of 16 bytes on a GPU, whose attention is slower at others."""
+    tokens = bias.shape[1]
+    if not bias.is_cuda or tokens % 8 == 0:
+        return bias
+    return F.pad(bias, (0, 8 - tokens % 8))[:, :tokens]
 
 
 def _mean(lengths: int | Tensor) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saintprune import kernels
 from saintprune.adapters.borrow import patch
 from saintprune.adapters.run import PrunedRun
 from saintprune.reduction import Reduction
@@ -71,15 +72,8 @@ def install(undo: ExitStack, run: PrunedRun, norms: tuple[Any, Any] | None, mlp:
     activation = _activation(mlp)
     assert norms is not None and activation is not None
 
-    def shorten(module: Any, args: object, output: Tensor) -> Tensor | None:
-        coherence = run.current.coherence
-        if coherence is None:
-            return None
-        length = coherence.sqrt().to(output.dtype)
-        return output * length if module.bias is None else module.bias.to(output.dtype).lerp(output, length)
-
     for norm in norms:
-        undo.callback(norm.register_forward_hook(shorten).remove)
+        patch(undo, norm, "forward", _shortened(norm, run))
     gain = mlp.fc1.weight.detach().float()
     if norms[1].weight is not None:
         gain = gain * norms[1].weight.detach().float()
@@ -107,6 +101,29 @@ def _activation(mlp: nn.Module) -> nn.Module | None:
     return activation if isinstance(activation, nn.Module) and not gated else None
 
 
+def _shortened(norm: Any, run: PrunedRun) -> Callable[[Tensor], Tensor]:
+    """Return the forward of a layer norm that leaves merged tokens as short as the mean of their patches' norms is."""
+    original = norm.forward
+
+    def forward(x: Tensor) -> Tensor:
+        coherence = run.current.coherence
+        if coherence is None:
+            return original(x)
+        length = coherence.sqrt()
+        if _fused(x) and not torch.is_autocast_enabled(x.device.type):
+            return kernels.layer_norm(x, norm.weight, norm.bias, norm.eps, length)
+        output = original(x)
+        length = length.to(output.dtype)
+        return output * length if norm.bias is None else norm.bias.to(output.dtype).lerp(output, length)
+
+    return forward
+
+
+def _fused(x: Tensor) -> bool:
+    """Return whether one program of a kernel can take a row of channels."""
+    return x.shape[-1] <= kernels.WIDEST and kernels.usable(x)
+
+
 def _widened(activation: Callable[[Tensor], Tensor], run: PrunedRun, gain: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the mean of an activation over the patches of each token, as a function of the hidden units' means.
 
@@ -118,6 +135,7 @@ def _widened(activation: Callable[[Tensor], Tensor], run: PrunedRun, gain: Tenso
         run: whose `stream.coherence` is that of the tokens on their way.
         gain: [H], standard deviation of each hidden unit among patches that have one of 1 in every channel.
     """
+    number = kernels.activation_number(activation) if gain.is_cuda else None
 
     def mean(rows: Tensor, among: Tensor, out: Tensor | None = None) -> Tensor:
         above, below = (activation(torch.addcmul(rows, among, gain.to(rows.dtype), value=side)) for side in (1, -1))
@@ -139,6 +157,8 @@ def _widened(activation: Callable[[Tensor], Tensor], run: PrunedRun, gain: Tenso
         if coherence is None:
             return activation(hidden)
         shape, hidden, coherence = hidden.shape, hidden.flatten(0, 1), coherence.flatten(0, 1)
+        if number is not None and kernels.usable(hidden):
+            return kernels.widened(hidden, (1 - coherence).sqrt(), gain, number).view(shape)
         # to count would make other devices wait
         merged = int((coherence < 1).sum()) if hidden.device.type == "cpu" else run.current.merged_at_most()
         if merged > len(hidden) // 2:
@@ -154,6 +174,8 @@ def _widened(activation: Callable[[Tensor], Tensor], run: PrunedRun, gain: Tenso
 
 def _variance(x: Tensor) -> Tensor:
     """Return the variance over channels, as layer norms take it: [B, N, D] -> [B, N, 1] float32."""
+    if _fused(x):
+        return kernels.variance(x)
     square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square() / x.shape[-1]
     centre = x.mean(-1, keepdim=True, dtype=torch.float32)
     return (square - centre.square()).clamp_min(0)  # torch.var is slow on CPUs

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saintprune import kernels
 from saintprune.reduction.counts import Count, at_least, at_most, real_patches, share_of
 from saintprune.reduction.interface import LayerState, Reducer, Reduction, summed
 from saintprune.reduction.survivors import at_slots, keep_all, leading, required_budget
@@ -67,7 +68,7 @@ class Ward(Reducer):
                 valid = torch.arange(width, device=seat.device) < lengths[:, None]
             if width <= left:
                 return _with_special(state, seat, group, valid, attention)
-            keys = F.normalize(summed(groups.keys * weights[..., 1:], joins, width), dim=-1)
+            keys = F.normalize(summed(groups.keys, joins, width, weights[..., 1]), dim=-1)
             groups, weights = LayerState(keys, valid=valid), summed(weights, joins, width)
 
     def _round(self, groups: LayerState, mass: Tensor, left: int) -> tuple[Tensor, Tensor, Count]:
@@ -95,8 +96,10 @@ class Ward(Reducer):
 
     def _links(self, groups: LayerState, mass: Tensor) -> tuple[Tensor, Tensor]:
         """Return the least damage of each group at an even place and the number of its partner, both [B, A]."""
-        distance = (1 - groups.keys[:, ::2] @ groups.keys[:, 1::2].mT).clamp_min_(0)  # (b, sources, destinations)
         inverse = mass.clamp_min(TINY) ** -self.power
+        if kernels.usable(groups.keys):
+            return kernels.least_damage(groups.keys, inverse, groups.valid)
+        distance = (1 - groups.keys[:, ::2] @ groups.keys[:, 1::2].mT).clamp_min_(0)  # (b, sources, destinations)
         damage = distance.div_(inverse[:, ::2, None] + inverse[:, None, 1::2])
         if groups.valid is not None:
             damage.masked_fill_(~(groups.valid[:, ::2, None] & groups.valid[:, None, 1::2]), torch.inf)
@@ -105,7 +108,10 @@ class Ward(Reducer):
 
 def _unit_keys(state: LayerState) -> Tensor:
     """Return patches' keys of length 1 whose dot product is the cosine averaged over heads, [B, P, H C]."""
-    keys = state.head_keys()[:, :, state.prefix :].float()
+    keys = state.head_keys()[:, :, state.prefix :]
+    if kernels.usable(keys):
+        return kernels.unit_keys(keys)
+    keys = keys.float()
     norms = torch.linalg.vector_norm(keys, dim=-1, keepdim=True).clamp_min(TINY) * keys.shape[1] ** 0.5
     return (keys / norms).transpose(1, 2).flatten(2)  # (b, h, p, c) -> (b, p, h c)
 

@@ -1,0 +1,34 @@
+"""The fused kernels, on the CPU by Triton's interpreter; on GPUs test_cuda.py runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from saintprune import kernels
+
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+@pytest.mark.parametrize("interpreted", [True, pytest.param(False, marks=NEEDS_CUDA)])
+def test_they_do_what_plain_torch_does(interpreted):
+    """In a process of its own, as Triton asks for its interpreter when it is imported."""
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "interpreted_kernels.py"]
+    told = {"cwd": Path(__file__).parent, "env": os.environ | {"TRITON_INTERPRET": str(int(interpreted))}}
+    done = subprocess.run(command, **told, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_activations_are_told_by_what_they_do():
+    modules = [nn.GELU(), nn.GELU(approximate="tanh"), nn.SiLU(), nn.ReLU(inplace=True), nn.Tanh()]
+    assert [kernels.activation_number(module) for module in modules] == [0, 1, 3, 4, None]
+    assert kernels.activation_number(lambda x: x[::2]) is None
+
+
+def test_cpus_and_gradients_take_the_plain_path():
+    assert not kernels.usable(torch.ones(2, 2))
