@@ -8,7 +8,6 @@ import torch.nn.functional as F
 
 from saintprune import kernels
 
-
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 

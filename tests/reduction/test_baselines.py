@@ -5,6 +5,7 @@ import torch
 
 from saintprune.reduction import LayerState, Reduction
 from saintprune.reduction.baselines import KeepAll, RandomDrop, Replay, Stride, TopKAttention
+from saintprune.reduction.interface import _product, summed
 from saintprune.reduction.pool import Pool
 from saintprune.reduction.tome import ToMe
 
@@ -72,6 +73,14 @@ def test_merging_weighs_by_size():
     assert reduction.apply(x).flatten().tolist() == [1.0, 3.5]
     assert reduction.apply(x, torch.tensor([[1.0, 2.0, 1.0, 1.0]])).flatten().tolist() == [1.0, 3.0]
     assert reduction.apply_sizes(torch.tensor([[1.0, 2.0, 1.0, 1.0]])).flatten().tolist() == [1.0, 3.0]
+
+
+def test_weighted_sums_are_the_same_as_a_product_of_matrices():
+    x, weights, slot = torch.randn(3, 9, 4), torch.rand(3, 9), torch.randint(-1, 5, (3, 9))
+    joins = (torch.arange(5)[:, None] == slot[:, None]).float()  # (b, m, n)
+    expected = joins @ (x * weights[..., None])
+    torch.testing.assert_close(summed(x, slot, 5, weights), expected)
+    torch.testing.assert_close(_product(x, torch.where(slot < 0, 5, slot), 5, weights), expected)
 
 
 def test_tome_links_to_the_most_similar():

@@ -8,7 +8,9 @@ computed is float32, whatever type is read and written.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, partial
 from importlib import import_module
 from typing import Any
@@ -28,9 +30,27 @@ ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
 """Those that `widened` knows, by their number."""
 
 
+_plain: ContextVar[bool] = ContextVar("plain", default=False)
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Take the plain path on GPUs too, inside a `with` block: torch counts no FLOPs of kernels that are not its own."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Return whether what is made for GPUs, in whatever way, is to be taken for a tensor."""
+    return x.is_cuda and not _plain.get()
+
+
 def usable(x: Tensor) -> bool:
     """Return whether a tensor can go through these kernels, which know no gradients."""
-    if not x.is_cuda or x.dtype == torch.float64 or (torch.is_grad_enabled() and x.requires_grad):
+    if not on_gpu(x) or x.dtype == torch.float64 or (torch.is_grad_enabled() and x.requires_grad):
         return False
     return not torch.compiler.is_compiling() and _built()
 

@@ -29,8 +29,12 @@ def widen(hidden, among, gain, out, width, ACTIVATION: tl.constexpr, BLOCK: tl.c
     unit = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = unit < width
     mean = tl.load(hidden + row * width + unit, mask=inside, other=0.0).to(tl.float32)
-    deviation = tl.load(among + row) * tl.load(gain + unit, mask=inside, other=0.0)
-    found = 0.5 * (activated(mean + deviation, ACTIVATION) + activated(mean - deviation, ACTIVATION))
+    apart = tl.load(among + row)
+    if apart == 0.0:  # a token that none has joined
+        found = activated(mean, ACTIVATION)
+    else:
+        deviation = apart * tl.load(gain + unit, mask=inside, other=0.0)
+        found = 0.5 * (activated(mean + deviation, ACTIVATION) + activated(mean - deviation, ACTIVATION))
     tl.store(out + row * width + unit, found.to(out.dtype.element_ty), mask=inside)
 
 

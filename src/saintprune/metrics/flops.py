@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from saintprune import kernels
+
 
 def _attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     """Of scaled-dot-product attention: scores and their sum over values, each query head with all keys of its group.
@@ -43,9 +45,9 @@ def flops_of(work: Callable[[], Result]) -> tuple[int, Result]:
     """Do some work and return its FLOPs and its result.
 
     Matrix products, convolutions and attention count (causal attention as if it were full); element-wise operations do
-    not.
+    not. Selecting and merging count as they are done on a CPU, so that a pass has the same FLOPs on every device.
     """
-    with FlopCounterMode(display=False, custom_mapping=_EXTRA) as counter:
+    with kernels.plain(), FlopCounterMode(display=False, custom_mapping=_EXTRA) as counter:
         result = work()
     return counter.get_total_flops(), result
 

@@ -10,6 +10,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from saintprune import kernels
+
 _HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -84,7 +86,7 @@ class LayerState:
         return self.head_attention()
 
     def head_keys(self) -> Tensor:
-        """Return [B, H, N, C], of the network's type: the keys of each head, or `keys` as one where heads are not known."""
+        """Return [B, H, N, C], of the network's type: each head's keys, or `keys` as one where heads are not told apart."""
         return self.keys[:, None] if self.keys_by_head is None else self.keys_by_head()
 
     def value_norms(self) -> Tensor:
@@ -210,7 +212,7 @@ def summed(x: Tensor, slot: Tensor, slots: int, weights: Tensor | None = None) -
     batch, tokens, width = x.shape
     slot = torch.where(slot < 0, slots, slot)  # one spare slot a sample takes what joins none
     if weights is not None:
-        if x.is_cuda and x.dtype in _HALVES and tokens <= 4 * width:
+        if kernels.on_gpu(x) and x.dtype in _HALVES and tokens <= 4 * width:
             return _product(x, slot, slots, weights)
         x = x.float() * weights[..., None]
     # rows are added whole, which is what CPUs do fast
