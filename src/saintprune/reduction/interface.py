@@ -86,7 +86,7 @@ class LayerState:
         return self.head_attention()
 
     def head_keys(self) -> Tensor:
-        """Return [B, H, N, C], of the network's type: each head's keys, or `keys` as one where heads are not told apart."""
+        """Return [B, H, N, C], of the network's type: keys of each head, or `keys` as one where none is told apart."""
         return self.keys[:, None] if self.keys_by_head is None else self.keys_by_head()
 
     def value_norms(self) -> Tensor:
