@@ -12,7 +12,14 @@ from pathlib import Path
 from statistics import fmean
 
 from saintprune.reporting.cells import accuracy_change, percent, ratio, speedup
-from saintprune.reporting.comparison_table import by_cell, comparison_table, over_seeds, selecting_table, words
+from saintprune.reporting.comparison_table import (
+    by_cell,
+    comparison_table,
+    over_seeds,
+    selecting_table,
+    speed_table,
+    words,
+)
 from saintprune.reporting.paired import paired_table
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.results import Row, read_rows, target_of
@@ -22,7 +29,7 @@ OURS = "ward"
 PAGES = ("README.md", "docs/cascade.md", "docs/findings.md", "docs/ward.md")
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(
-    r"(<!-- results: (\S+)(?: by (share|selecting|pairs)(?: of (\w+))?)? -->\n).*?(<!-- /results -->)", re.DOTALL
+    r"(<!-- results: (\S+)(?: by (share|selecting|speed|pairs)(?: of (\w+))?)? -->\n).*?(<!-- /results -->)", re.DOTALL
 )
 PLACES = {"vision": "tower", "projector": "before the decoder", "language": "decoder"}
 HEADER = "| pruning | accuracy | change (95 %) | same answers | GFLOPs | speed-up (95 %) | tokens leaving each block |"
@@ -32,9 +39,9 @@ def table(folder: Path, by: str | None = None, of: str | None = None) -> str:
     """Return the Markdown table of the records in a folder, the unpruned network first, then by agreement.
 
     Records of prunings that were calibrated to targets (scripts/compare.py --targets) make a group of columns per
-    target, or columns of what selecting costs (by "selecting"), and those of a vision-language model a group per share
-    of tokens that goes (by "share"). By "pairs", both show how far one method, ours where none is named, is above each
-    other one.
+    target, or columns of what selecting costs (by "selecting") or of time alone (by "speed"); those of a
+    vision-language model a group per share of tokens that goes (by "share"). By "pairs", both show how far one method,
+    ours where none is named, is above each other one.
     """
     named = {path.name: RunRecord.read(path) for path in sorted(folder.glob("*.json"))}
     records = list(named.values())
@@ -44,7 +51,7 @@ def table(folder: Path, by: str | None = None, of: str | None = None) -> str:
     if by == "pairs":
         return f"{paired_table(folder, of or OURS)}\n\n{caption(measured)}\n"
     if any(target_of(record) for record in records):
-        shown = (selecting_table if by == "selecting" else comparison_table)(read_rows(folder))
+        shown = {"selecting": selecting_table, "speed": speed_table}.get(by or "", comparison_table)(read_rows(folder))
         return f"{shown}\n\n{caption(measured)}\n"
     first = records[0]
     if by == "share":

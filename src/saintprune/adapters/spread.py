@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,7 +53,7 @@ def after_attention(
     if coherence is not None:
         of_patches = of_patches + _variance(before) * (1 / coherence - 1)
     if left is not None and reduction is not None:
-        of_patches = replace(reduction, norm="mean").apply(of_patches, sizes)
+        of_patches = reduction.averaged(of_patches, sizes)
         of_mean = _variance(left)
     share = of_mean / of_patches.clamp_min(1e-12)
     return torch.where(share > 1 - TINY, 1.0, share.clamp_min(TINY))  # rounding alone spreads nothing

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -152,30 +153,49 @@ class Reduction:
         Returns:
             [B, M, D] of the dtype of `x`.
         """
+        mean = self.averaged(x, sizes)
+        if self.merge_to is not None and self.norm == "max":
+            mean = mean * (self._longest(x) / mean.norm(dim=-1).clamp_min(1e-12))[..., None]
+        return mean.to(x.dtype)
+
+    def averaged(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Return what `apply` does, with averages that are as long as averages are, and in float32 if need be."""
         if self.merge_to is None:
             return _gather(x, self.keep)
-        weights = sizes if self.weights is None else self.weights
-        weights = torch.ones_like(self.merge_to, dtype=torch.float32) if weights is None else weights
-        slots = self.keep.shape[1]
-        total = summed(weights[..., None], self.merge_to, slots)[..., 0]  # (b, m)
-        share = weights / total.clamp_min(1e-12).gather(1, self.merge_to.clamp_min(0))  # padding may hold nothing
-        mean = summed(x, self.merge_to, slots, share)
-        if self.norm == "max":
-            mean = mean * (self._longest(x, self.merge_to) / mean.norm(dim=-1).clamp_min(1e-12))[..., None]
-        return mean.to(x.dtype)
+        share = self._shares_by_weight if self.weights is not None else self._shares(sizes)
+        return summed(x, self._joins, self.keep.shape[1], share)
 
     def apply_sizes(self, sizes: Tensor) -> Tensor:
         """Return [B, M]: patches that each survivor stands for, given [B, N] before."""
         if self.merge_to is None:
             return sizes.gather(1, self.keep)
-        return summed(sizes[..., None], self.merge_to, self.keep.shape[1])[..., 0]
+        return self._summed(sizes)[:, :-1]
 
-    def _longest(self, x: Tensor, merge_to: Tensor) -> Tensor:
+    @cached_property
+    def _joins(self) -> Tensor:
+        """[B, N] int64: the slot that each token joins; a spare one, M, takes those that join none."""
+        assert self.merge_to is not None
+        return torch.where(self.merge_to < 0, self.keep.shape[1], self.merge_to)
+
+    @cached_property
+    def _shares_by_weight(self) -> Tensor:
+        return self._shares(self.weights)
+
+    def _shares(self, weights: Tensor | None) -> Tensor:
+        """Return [B, N]: the share of each token in the average of its slot, by weights [B, N]; None means 1 each."""
+        weights = torch.ones_like(self._joins, dtype=torch.float32) if weights is None else weights
+        return weights / self._summed(weights).clamp_min(1e-12).gather(1, self._joins)
+
+    def _summed(self, values: Tensor) -> Tensor:
+        """Return [B, M + 1]: the sums of values [B, N] by slot, the spare one included."""
+        batch, slots = self.keep.shape
+        return values.new_zeros(batch, slots + 1).scatter_add_(1, self._joins, values)
+
+    def _longest(self, x: Tensor) -> Tensor:
         """Return the largest norm of the tokens [B, N, D] that join each slot -> [B, M]."""
         batch, slots = self.keep.shape
         norms = x.float().norm(dim=-1)
-        slot = torch.where(merge_to < 0, slots, merge_to)
-        return norms.new_zeros(batch, slots + 1).scatter_reduce_(1, slot, norms, "amax")[:, :slots]
+        return norms.new_zeros(batch, slots + 1).scatter_reduce_(1, self._joins, norms, "amax")[:, :slots]
 
 
 class Reducer(ABC):
@@ -202,7 +222,7 @@ def summed(x: Tensor, slot: Tensor, slots: int, weights: Tensor | None = None) -
 
     Args:
         x: [B, N, D].
-        slot: [B, N] int64, of each token: 0..slots-1, or -1 for none.
+        slot: [B, N] int64, of each token: 0..slots-1, or `slots` for none.
         slots: number of slots M.
         weights: [B, N] float32, of the tokens; None means 1 each.
 
@@ -210,12 +230,13 @@ def summed(x: Tensor, slot: Tensor, slots: int, weights: Tensor | None = None) -
         [B, M, D]: in float32 where there are weights, but of the dtype of `x` where that has 16 bits on a GPU.
     """
     batch, tokens, width = x.shape
-    slot = torch.where(slot < 0, slots, slot)  # one spare slot a sample takes what joins none
     if weights is not None:
         if kernels.on_gpu(x) and x.dtype in _HALVES and tokens <= 4 * width:
             return _product(x, slot, slots, weights)
         x = x.float() * weights[..., None]
-    # rows are added whole, which is what CPUs do fast
+    if width == 1:
+        return x.new_zeros(batch, slots + 1).scatter_add_(1, slot, x[..., 0])[:, :slots, None]
+    # one spare slot a sample takes what joins none; rows are added whole, which is what CPUs do fast
     flat = slot + torch.arange(batch, device=x.device)[:, None] * (slots + 1)
     out = x.new_zeros(batch * (slots + 1), width).index_add_(0, flat.flatten(), x.flatten(0, 1))
     return out.view(batch, slots + 1, width)[:, :slots]

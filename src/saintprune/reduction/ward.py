@@ -57,17 +57,18 @@ class Ward(Reducer):
         attention = state.importance().float()
         groups, weights = LayerState(_unit_keys(state), valid=state.patch_valid), _masses_and_sizes(state, attention)
         seat = torch.arange(state.patches, device=attention.device).expand(len(attention), -1)  # where a group stands
-        group = seat  # of each patch, -1 for padding
+        group = None  # of each patch, -1 for padding
         while True:
             joins, stays, lengths = self._round(groups, weights[..., 0], left)
             width = lengths if isinstance(lengths, int) else int(lengths.max())
             seat = at_slots(seat, stays, joins, width)
-            group = torch.where(group < 0, -1, joins.gather(1, group.clamp_min(0)))
+            group = joins if group is None else joins.gather(1, group.clamp_min(0)).where(group >= 0, -1)
             valid = None
             if isinstance(lengths, Tensor):
                 valid = torch.arange(width, device=seat.device) < lengths[:, None]
             if width <= left:
                 return _with_special(state, seat, group, valid, attention)
+            joins = joins if valid is None else joins.where(joins >= 0, width)
             keys = F.normalize(summed(groups.keys, joins, width, weights[..., 1]), dim=-1)
             groups, weights = LayerState(keys, valid=valid), summed(weights, joins, width)
 
@@ -126,11 +127,13 @@ def _masses_and_sizes(state: LayerState, attention: Tensor) -> Tensor:
 def _with_special(state: LayerState, seat: Tensor, group: Tensor, valid: Tensor | None, attention: Tensor) -> Reduction:
     """Return the reduction of the whole layer, given each group's seat [B, M] and each patch's group [B, P]."""
     special = torch.arange(state.prefix, device=seat.device).expand(len(seat), -1)
+    slot = group + state.prefix
     if valid is not None:
         valid = torch.cat([valid.new_ones(special.shape), valid], dim=1)
+        slot = slot.where(group >= 0, -1)
     return Reduction(
         keep=torch.cat([special, seat + state.prefix], dim=1),
         valid=valid,
-        merge_to=torch.cat([special, torch.where(group < 0, -1, group + state.prefix)], dim=1),
+        merge_to=torch.cat([special, slot], dim=1),
         weights=attention.clamp_min(TINY),
     )

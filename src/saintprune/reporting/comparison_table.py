@@ -35,6 +35,19 @@ def comparison_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + _notes(found)
 
 
+def speed_table(rows: Sequence[Row]) -> str:
+    """Return the table of what is gained in time, most first, for networks whose answers mean nothing."""
+    header = "| method | FLOPs left | speed-up (95 %) | selecting, share of the pass |"
+    lines = [header, "|---" * 4 + "|", "| unpruned | 1.00 | 1.00x | |"]
+    for one in sorted(rows, key=lambda one: -(one.speedup or 0.0)):
+        if one.speedup is None or one.gflops_ratio is None or one.selector_share is None:
+            lines.append(f"| {one.method} | out of reach | | |")
+            continue
+        faster = f"{one.speedup:.2f}x ({one.speedup_low:.2f}–{one.speedup_high:.2f})"
+        lines.append(f"| {one.method} | {one.gflops_ratio:.2f} | {faster} | {100 * one.selector_share:.1f} % |")
+    return "\n".join(lines)
+
+
 def selecting_table(rows: Sequence[Row]) -> str:
     """Return the table of what selecting takes, least first: milliseconds an image and the share of the pruned pass."""
     targets, found = by_cell([one for one in rows if one.selector_ms is not None])
