@@ -11,7 +11,7 @@ import torch
 from saintprune.analysis.figures.pareto import look, pareto_figure
 from saintprune.errors import SaintpruneError
 from saintprune.metrics.samples import Samples
-from saintprune.reporting.comparison_table import comparison_table, selecting_table
+from saintprune.reporting.comparison_table import comparison_table, selecting_table, speed_table
 from saintprune.reporting.paired import paired_table, pairs_of
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.results import read_rows, write_csv
@@ -98,6 +98,12 @@ def test_what_selecting_takes_is_told_in_milliseconds_of_an_image(folder):
         "| random | 1.3 ms, 2.0 % | 1.1 ms, 2.0 % |",
         "| tome | 1.4 ms, 2.0 % | 1.1 ms, 2.0 % |",
     ]
+
+
+def test_time_alone_is_told_without_accuracy(folder):
+    lines = speed_table([one for one in read_rows(folder) if one.target == "flops:0.5"]).splitlines()
+    assert lines[2] == "| unpruned | 1.00 | 1.00x | |" and lines[-1] == "| pool | out of reach | | |"
+    assert lines[3].startswith("| tome | 0.5") and "| 1.90x (1." in lines[3] and lines[3].endswith("| 2.0 % |")
 
 
 def answers(same, right):
