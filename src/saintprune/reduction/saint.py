@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from saintprune.reduction.interface import LayerState, Reducer, Reduction
@@ -77,7 +76,8 @@ class Saint(Reducer):
 
     def _redundancy(self, state: LayerState) -> tuple[Tensor, Tensor]:
         """Return degree (int) and redundancy of each source, both [B, ceil(P/2)]."""
-        metric = F.normalize(state.keys[:, state.prefix :].float(), dim=-1)
+        keys = state.keys[:, state.prefix :].float()
+        metric = keys / torch.linalg.vector_norm(keys, dim=-1, keepdim=True).clamp_min(1e-12)
         similarity = torch.bmm(metric[:, ::2], metric[:, 1::2].mT)  # (b, p, c) -> (b, sources, destinations)
         mean = similarity.mean(-1)
         if state.patch_valid is not None:
