@@ -46,7 +46,8 @@ class DecoderRun:
         active: whether the `with` block lasts.
         events: one `LayerEvent` per pruned layer of the latest prompt; lengths count text and image tokens.
         prompt: bookkeeping of the latest prompt.
-        visual: [B, T] bool, the image tokens of the pass to come; None where it has none.
+        visual: [B, T] bool on the CPU, the image tokens of the pass to come; None where it has none.
+        gaps: whether image tokens may have been dropped before the decoder.
         image_lengths: tokens of each image of the pass to come, where they are known.
     """
 
@@ -58,6 +59,7 @@ class DecoderRun:
     events: list[LayerEvent] = field(default_factory=list)
     prompt: Prompt | None = None
     visual: Tensor | None = None
+    gaps: bool = True
     image_lengths: Sequence[int] | None = None
     tokens_at_entry: float = 0.0
     passes: int = 0
@@ -117,26 +119,23 @@ class DecoderRun:
             The tokens, averaged where others merged into them, and the step to the slots that are left, or None.
         """
         started, before, reductions = now(x.device, self.timed), prompt.lengths(), []
-        alive, lost = prompt.alive(), [0] * prompt.batch
-        known = True
+        alive, lost, known = prompt.alive(spare=1), [0] * prompt.batch, True
         for number, spans in enumerate(prompt.spans):
-            slots = prompt.slots(spans)
-            state = self._state(step, layer, x, spans, slots, keys, attention, text, number)
-            width, padded = slots.shape[1], spans.valid
-            reduction = choose(step, state)
-            sizes = spans.sizes
-            reduction = spans.advance(reduction)
+            state = self._state(step, layer, x, spans, keys, attention, text, number)
+            width, sizes = spans.slots.shape[1], spans.sizes
+            known = known and spans.valid is None
+            spans.mark(alive, False)
+            reduction = spans.advance(choose(step, state))
+            spans.mark(alive, True)
             reductions.append(reduction)
-            left = slots.gather(1, reduction.keep)
             if reduction.merge_to is not None and state.tokens is not None:
-                x = _placed(x, spans.sample, left, reduction.valid, reduction.apply(state.tokens, sizes))
-            _mark(alive, spans.sample, slots, padded, False)
-            _mark(alive, spans.sample, left, reduction.valid, True)
-            known = known and padded is None and reduction.valid is None
+                x = _placed(x, spans, reduction.apply(state.tokens, sizes))
+            known = known and reduction.valid is None
             for sample in spans.samples:
                 lost[sample] += width - reduction.keep.shape[1]
-        dropped = lost if known else None
-        kept = None if known and not any(lost) else prompt.compact(alive, dropped)
+        kept = None
+        if not known or any(lost):
+            kept = prompt.compact(alive[:, : prompt.length], lost if known else None)
         self.events.append(
             LayerEvent(
                 stage=step.name,
@@ -156,15 +155,14 @@ class DecoderRun:
         layer: int,
         x: Tensor,
         spans: Spans,
-        slots: Tensor,
         keys: Tensor | None,
         attention: Callable[[], Tensor] | None,
         text: Callable[[], TextRows] | None,
         number: int,
     ) -> LayerState:
-        tokens = x[spans.sample, slots]
+        tokens, slots = spans.of(x), spans.slots
         return LayerState(
-            keys=tokens[..., :0] if keys is None else keys[spans.sample, slots],
+            keys=tokens[..., :0] if keys is None else spans.of(keys),
             tokens=tokens,
             sizes=spans.sizes,
             valid=spans.valid,
@@ -173,7 +171,7 @@ class DecoderRun:
             layer=layer,
             depth=self.depth,
             budget=step.budget(spans.length),
-            attention=None if attention is None else partial(_rows, attention, spans.sample, slots),
+            attention=None if attention is None else partial(_rows, attention, spans, slots),
             group=number,
             text_rows=None if text is None else lambda: text().of(spans, slots),
         )
@@ -189,23 +187,14 @@ class DecoderRun:
             layer.history = (*layer.history, (self.passes, version))
 
 
-def _rows(attention: Callable[[], Tensor], sample: Tensor, slots: Tensor) -> Tensor:
+def _rows(attention: Callable[[], Tensor], spans: Spans, slots: Tensor) -> Tensor:
     """Return [R, m]: of one row of attention per sample [B, M], the part that belongs to each span."""
-    return attention()[sample, slots]
+    return spans.of(attention(), slots)
 
 
-def _mark(alive: Tensor, sample: Tensor, slots: Tensor, valid: Tensor | None, value: bool) -> None:
-    """Set `alive` [B, M] at the slots [R, m] that are no padding."""
-    samples = sample.expand_as(slots)
-    if valid is None:
-        alive[samples, slots] = value
-    else:
-        alive[samples[valid], slots[valid]] = value
-
-
-def _placed(x: Tensor, sample: Tensor, slots: Tensor, valid: Tensor | None, values: Tensor) -> Tensor:
-    """Return x [B, M, D] with values [R, m, D] at the slots that are no padding."""
-    x, samples = x.clone(), sample.expand_as(slots)
+def _placed(x: Tensor, spans: Spans, values: Tensor) -> Tensor:
+    """Return x [B, M, D] with values [R, m, D] at the slots of spans that are no padding."""
+    x, samples, slots, valid = x.clone(), spans.sample.expand_as(spans.slots), spans.slots, spans.valid
     if valid is None:
         x[samples, slots] = values
     else:

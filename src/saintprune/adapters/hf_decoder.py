@@ -20,8 +20,8 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 from saintprune.adapters.borrow import borrow, patch, refuse_other_sites
 from saintprune.adapters.decoder_run import DecoderRun, View
 from saintprune.adapters.kv_cache import KeyTap, PrunedLayer, adopt, check_grows, joined
-from saintprune.adapters.sequence import Prompt, find_spans, without
-from saintprune.adapters.text_rows import rotated, text_rows
+from saintprune.adapters.sequence import Prompt, find_spans, taken, without
+from saintprune.adapters.text_rows import picked, rotated, text_rows
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan, Step
 from saintprune.reduction import Reduction
@@ -83,7 +83,7 @@ class HFDecoder:
         refuse_other_sites(plan, "language", self.net, "a decoder")
         with ExitStack() as undo:
             run = self.install(undo, plan.at("language", self.depth), timed=timed, recorded=recorded)
-            run.visual = visual
+            run.visual = visual.cpu()
             yield run
 
     def install(
@@ -142,12 +142,10 @@ class HFDecoder:
                 adopt(past_key_values, self.depth, run, earlier)
             entry = self._enter(run, prompt, inputs_embeds, merging, seen)
             if entry is not None:
-                inputs_embeds = entry.apply(inputs_embeds)
+                (inputs_embeds,) = taken(entry.keep, inputs_embeds)
                 position_ids = _gathered_ids(position_ids, entry, seen, prompt)
-            # masks are made per layer; all ones spare the original the search for packed sequences
-            ones = torch.ones(inputs_embeds.shape[:2], device=inputs_embeds.device) if past_key_values is None else None
             output = original(
-                attention_mask=ones,
+                attention_mask=inputs_embeds.new_empty(1, 1, 1, 1),  # taken as it is, read by none: layers make theirs
                 position_ids=position_ids,
                 past_key_values=past_key_values,
                 inputs_embeds=inputs_embeds,
@@ -163,16 +161,12 @@ class HFDecoder:
     def _enter(self, run: DecoderRun, prompt: Prompt, embeds: Tensor, merging: bool, seen: int) -> Reduction | None:
         """Find the images of a pass and take out what earlier sites dropped; return that step, None if nothing."""
         entry, visual = None, run.visual
-        lengths = prompt.lengths()
-        prompt.text = _mean(lengths)
+        prompt.text = _mean(prompt.lengths())
         if visual is not None and visual.shape == embeds.shape[:2]:
-            gone = visual & (embeds[..., 0] == DROPPED)
-            prompt.spans = find_spans(visual, run.image_lengths, merging)
-            prompt.text = _mean(lengths - visual.sum(1))
-            if gone.any():
-                for spans in prompt.spans:
-                    without(spans, gone)
-                entry = prompt.compact(prompt.alive() & ~gone, None)
+            prompt.spans = find_spans(visual, run.image_lengths, merging, embeds.device)
+            prompt.text -= sum(len(spans.samples) * spans.length for spans in prompt.spans) / prompt.batch
+            if run.gaps:
+                entry = without(prompt, [spans.of(embeds[..., 0]) != DROPPED for spans in prompt.spans])
         run.begin(prompt, first=seen == 0)
         return entry
 
@@ -251,8 +245,9 @@ class HFDecoder:
         if kept is None:
             return x, None
         assert run.embeddings is not None
-        run.embeddings = _gathered(run.embeddings, kept)
-        return kept.apply(x), kept
+        x, *rotary = taken(kept.keep, x, *run.embeddings)
+        run.embeddings = rotary[0], rotary[1]
+        return x, kept
 
     def _view(
         self, run: DecoderRun, prompt: Prompt, held: PrunedLayer | None, before: int, x: Tensor, ids: Tensor | None
@@ -274,8 +269,11 @@ class HFDecoder:
 
     def _mask(self, x: Tensor, valid: Tensor | None, before: int) -> Any:
         """Return the causal mask of tokens x [B, M, D] that follow `before` cached ones."""
-        if x.shape[1] == 1 and self.net.config._attn_implementation == "sdpa":  # a step of decoding, layer by layer
-            return None if valid is None else valid[:, None, None]
+        if self.net.config._attn_implementation == "sdpa":
+            if x.shape[1] == 1:  # a step of decoding, layer by layer
+                return None if valid is None else valid[:, None, None]
+            if valid is None and not before:
+                return None  # such a mask is its default
         return create_causal_mask(
             config=self.net.config,
             inputs_embeds=x,
@@ -353,12 +351,6 @@ def _gathered_ids(position_ids: Tensor | None, entry: Reduction, seen: int, prom
     return position_ids.to(prompt.device).expand(shape).gather(-1, keep)
 
 
-def _gathered(embeddings: tuple[Tensor, Tensor], kept: Reduction) -> tuple[Tensor, Tensor]:
-    """Return the rotary embeddings [B, M, C] of what is left, from those [B or 1, M, C] before."""
-    cos, sin = (part.expand(len(kept.keep), -1, -1) for part in embeddings)
-    return kept.apply(cos), kept.apply(sin)
-
-
 def _count(cache_: Any, tokens: int, visual: bool) -> None:
     """Tell each layer of the cache how many tokens it has seen by now."""
     for layer in [] if cache_ is None else cache_.layers:
@@ -386,12 +378,14 @@ def attention_row(
     """
     assert tap.all is not None and tap.new is not None
     (query,) = queries
-    batch, length = query.shape[:2]
-    place = torch.arange(length, device=query.device)
-    last = place[-1:].expand(batch) if valid is None else (valid * place).argmax(1)
-    query = rotated(attention, query, embeddings, last[:, None])  # (b, h, 1, c)
-    keys = tap.all.float().repeat_interleave(query.shape[1] // tap.all.shape[1], dim=1)
-    logits = (query @ keys.mT)[:, :, 0] * attention.scaling  # (b, h, l)
+    length = query.shape[1]
+    if valid is None:
+        query, cos, sin = (part[:, -1:] for part in (query, *embeddings))
+    else:
+        last = (valid * torch.arange(length, device=query.device)).argmax(1, keepdim=True)
+        query, cos, sin = (picked(part, last) for part in (query, *embeddings))
+    query = rotated(attention, query, cos, sin).unflatten(1, (tap.all.shape[1], -1))  # (b, kv, h / kv, 1, c)
+    logits = (query[:, :, :, 0] @ tap.all.float().mT).flatten(1, 2) * attention.scaling  # (b, h, l)
     if all_valid is not None:
         logits = logits.masked_fill(~all_valid[:, None], -torch.inf)
     return logits.softmax(-1).mean(1)[:, -length:]

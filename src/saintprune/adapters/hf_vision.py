@@ -149,7 +149,7 @@ class HFVision(ViTAdapter):
 
     def _heads(self, block: Any, projected: Tensor) -> Tensor:
         width = getattr(block, self._family.attention).head_dim
-        return projected.unflatten(-1, (-1, width)).transpose(1, 2)  # (b, n, h c) -> (b, h, n, c)
+        return projected.view(*projected.shape[:-1], -1, width).transpose(1, 2)  # (b, n, h c) -> (b, h, n, c)
 
     def _watch_values(self, undo: ExitStack, block: Any, observed: Observed) -> None:
         def catch(module: nn.Module, args: Any, output: Tensor) -> None:
@@ -168,8 +168,11 @@ class HFVision(ViTAdapter):
 
     def _mask(self, stream: TokenStream, x: Tensor) -> dict[str, Any]:
         """Return the mask in the form that the network's implementation of attention takes."""
-        mask, implementation = stream.attention_mask(x.dtype), self.net.config._attn_implementation
-        if mask is not None and implementation not in _TAKE_BIAS:
+        mask = stream.attention_mask(x.dtype)
+        if mask is None:
+            return {"attention_mask": None}
+        implementation = self.net.config._attn_implementation
+        if implementation not in _TAKE_BIAS:
             if mask.dtype != torch.bool:
                 raise _takes_no_bias(implementation)
             if implementation not in ALL_MASK_ATTENTION_FUNCTIONS:
@@ -178,7 +181,7 @@ class HFVision(ViTAdapter):
                     " length: use vote=batch, or net.set_attn_implementation('sdpa')"
                 )
             mask = create_bidirectional_mask(self.net.config, inputs_embeds=x, attention_mask=stream.valid)
-        elif mask is not None and mask.dtype == torch.bool and implementation == "eager":
+        elif mask.dtype == torch.bool and implementation == "eager":
             mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, -torch.inf)
         return {"attention_mask": mask}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -114,7 +115,9 @@ class TokenStream:
         """Follow a reduction."""
         if self.sizes is not None:
             self.sizes = reduction.apply_sizes(self.sizes)
-        kept = (reduction.keep[:, self.prefix :] - self.prefix).clamp_min(0)  # padding may point anywhere
+        kept = reduction.keep[:, self.prefix :] - self.prefix
+        if reduction.valid is not None:
+            kept = kept.clamp_min(0)  # padding may point anywhere
         self.positions = kept if self.positions is None else self.positions.gather(1, kept)
         self.valid = reduction.valid
         self.real = None if reduction.valid is None else reduction.valid.flatten().nonzero()[:, 0]
@@ -271,8 +274,10 @@ def choose(step: Step, state: LayerState) -> Reduction:
     Raises:
         SaintpruneError: the method cannot work on this layer; the message names the stage and the block.
     """
+    kind = state.keys.device.type
     # without autocast, else bf16 products would decide, not float32 ones
-    with torch.no_grad(), torch.autocast(state.keys.device.type, enabled=False):
+    exact = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    with torch.no_grad(), exact:
         try:
             return step.stage.method.select(state)
         except ValueError as error:

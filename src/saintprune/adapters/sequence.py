@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from saintprune.reduction import LayerState, Reduction
-from saintprune.reduction.survivors import keep_masked
+from saintprune.reduction.survivors import at_slots, keep_masked, places_of
 
 
 @dataclass(eq=False)
@@ -24,6 +28,7 @@ class Spans:
         places: [R, m] int64, which of the n are left, rising; padding, at the end, may point anywhere.
         valid: [R, m] bool, False marks padding; None means that there is none.
         sizes: [R, m] float32, kept only where some method merges.
+        slots: [R, m] int64, where the tokens that are left stand in the pass now; padding may point anywhere.
     """
 
     samples: tuple[int, ...]
@@ -31,16 +36,26 @@ class Spans:
     places: Tensor
     valid: Tensor | None = None
     sizes: Tensor | None = None
+    slots: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin where the tokens stand in the prompt."""
+        self.slots = self.origin
 
     @property
     def length(self) -> int:
         """Tokens of such a span before any pruning."""
         return self.origin.shape[1]
 
-    @property
+    @cached_property
     def sample(self) -> Tensor:
         """[R, 1] int64, the samples."""
-        return torch.tensor(self.samples, device=self.origin.device)[:, None]
+        return torch.tensor(self.samples).to(self.origin.device, non_blocking=True)[:, None]
+
+    @cached_property
+    def aligned(self) -> bool:
+        """Whether span r stands in sample r."""
+        return self.samples == tuple(range(len(self.samples)))
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -48,14 +63,32 @@ class Spans:
         side = math.isqrt(self.length)
         return (side, side) if side * side == self.length else None
 
+    def of(self, x: Tensor, slots: Tensor | None = None) -> Tensor:
+        """Return [R, m, ...]: of x [B, M, ...], what stands at the spans' slots, or at others [R, m]."""
+        return x[self.sample, self.slots if slots is None else slots]
+
+    def mark(self, flags: Tensor, value: bool) -> None:
+        """Set flags [B, M + 1] bool at the slots; the last place takes what is set for padding."""
+        slots = self.slots if self.valid is None else self.slots.masked_fill(~self.valid, flags.shape[1] - 1)
+        if self.aligned:
+            flags.scatter_(1, slots, value)
+        else:
+            flags[self.sample, slots] = value
+
     def advance(self, reduction: Reduction) -> Reduction:
         """Follow a reduction; return it with its survivors in the order in which they stand in the prompt."""
         reduction = in_order(reduction)
         if self.sizes is not None:
             self.sizes = reduction.apply_sizes(self.sizes)
         self.places = self.places.gather(1, reduction.keep)
+        self.slots = self.slots.gather(1, reduction.keep)
         self.valid = reduction.valid
         return reduction
+
+    def move(self, slot: Tensor) -> None:
+        """Follow tokens to new slots [B, M], given for each slot before; those that are gone have any number."""
+        slots = slot.gather(1, self.slots) if self.aligned else self.of(slot)
+        self.slots = slots if self.valid is None else slots.clamp_min(0)
 
 
 @dataclass(eq=False)
@@ -88,32 +121,18 @@ class Prompt:
         """Return the real tokens of each sample: a number, or [B]."""
         return self.length if self.valid is None else self.valid.sum(1)
 
-    def slots(self, spans: Spans) -> Tensor:
-        """Return [R, m] int64: the slots in which the tokens of spans stand now; padding may point anywhere."""
-        origin = spans.origin.gather(1, spans.places)
-        if self.source is None:
-            return origin
-        place = torch.arange(self.length, device=self.device).expand(self.batch, -1)
-        slot_of = place.new_zeros(self.batch, self.entered + 1).scatter_(1, self.source, place)
-        return slot_of[spans.sample, origin]
-
-    def alive(self) -> Tensor:
-        """Return a new [B, M] bool: the slots that hold real tokens."""
+    def alive(self, spare: int = 0) -> Tensor:
+        """Return a new [B, M + spare] bool: the slots that hold real tokens."""
         if self.valid is None:
-            return torch.ones(self.batch, self.length, dtype=torch.bool, device=self.device)
-        return self.valid.clone()
+            return torch.ones(self.batch, self.length + spare, dtype=torch.bool, device=self.device)
+        return F.pad(self.valid, (0, spare))
 
     def text_slots(self) -> Tensor:
         """Return a new [B, M] bool: the slots that hold real tokens of no image."""
-        text = self.alive()
+        text = self.alive(spare=1)
         for spans in self.spans:
-            slots = self.slots(spans)
-            samples = spans.sample.expand_as(slots)
-            if spans.valid is None:
-                text[samples, slots] = False
-            else:
-                text[samples[spans.valid], slots[spans.valid]] = False
-        return text
+            spans.mark(text, False)
+        return text[:, : self.length]
 
     def compact(self, alive: Tensor, dropped: Sequence[int] | None) -> Reduction:
         """Leave only some slots; return the step, with padding at the front of samples that lose more than others.
@@ -122,19 +141,21 @@ class Prompt:
             alive: [B, M] bool, what stays; padding does not.
             dropped: slots that each sample loses, where that is known without asking the device.
         """
-        if dropped is not None and self.valid is None and len(set(dropped)) == 1:
-            counts = torch.full((self.batch,), self.length - dropped[0], device=self.device)
-            width = shortest = self.length - dropped[0]
+        if dropped is None or self.valid is not None:
+            counts = alive.sum(1).tolist()
         else:
-            counts = alive.sum(1)
-            width, shortest = torch.stack([counts.max(), counts.min()]).tolist()
-        # each survivor's slot is the number of survivors before it, after the padding; all others share a spare slot
-        slot = torch.where(alive, alive.cumsum(1) - 1 + (width - counts)[:, None], width)
-        place = torch.arange(self.length, device=self.device).expand(self.batch, -1)
-        keep = place.new_zeros(self.batch, width + 1).scatter_(1, slot, place)[:, :width]
-        valid = None
-        if shortest < width:
-            valid = torch.arange(width, device=self.device) >= (width - counts)[:, None]
+            counts = [self.length - lost for lost in dropped]
+        width, valid = max(counts), None
+        slot = alive.cumsum(1).sub_(1)  # the number of survivors before it, …
+        if min(counts) == width:
+            keep = places_of(alive, width)
+        else:  # … after the padding; all others share a spare slot
+            padding = torch.tensor([width - count for count in counts]).to(self.device, non_blocking=True)[:, None]
+            slot = slot.add_(padding)
+            keep = at_slots(torch.arange(self.length, device=self.device).expand_as(slot), alive, slot, width)
+            valid = torch.arange(width, device=self.device) >= padding
+        for spans in self.spans:
+            spans.move(slot)
         source = keep if self.source is None else self.source.gather(1, keep)
         self.source = source if valid is None else source.masked_fill(~valid, self.entered)
         self.valid, self.length, self.version = valid, width, self.version + 1
@@ -148,47 +169,80 @@ class Prompt:
         return out.scatter_(1, self.source[..., None].expand_as(x), x)[:, : self.entered]
 
 
-def find_spans(visual: Tensor, lengths: Sequence[int] | None, sized: bool) -> list[Spans]:
+def find_spans(
+    visual: Tensor, lengths: Sequence[int] | None, sized: bool, device: torch.device | None = None
+) -> list[Spans]:
     """Return the image spans of a batch of prompts, grouped by their length.
 
     A span is a run of image tokens without text between them; two images without text between them are told apart by
     `lengths`.
 
     Args:
-        visual: [B, T] bool, the image tokens.
+        visual: [B, T] bool, the image tokens; best on the CPU, as their places are read.
         lengths: tokens of each image, in the order of the batch; None where they are not known.
         sized: keep how many tokens each token stands for.
+        device: of the tokens; None means that of `visual`.
     """
-    sample, place = visual.nonzero().T.cpu()
-    if not len(place):
-        return []
-    begins = torch.ones(len(place), dtype=torch.bool)
-    begins[1:] = (sample[1:] != sample[:-1]) | (place[1:] != place[:-1] + 1)
-    if lengths is not None:
-        ends = torch.tensor([0, *lengths]).cumsum(0)
-        begins[ends[ends < len(place)]] = True
-    starts = begins.nonzero()[:, 0].tolist()
-    groups: dict[int, list[int]] = defaultdict(list)
-    for start, end in zip(starts, [*starts[1:], len(place)], strict=True):
-        groups[end - start].append(start)
+    device = visual.device if device is None else device
+    edges = F.pad(visual, (1, 1)).diff(dim=1).nonzero().tolist()  # (sample, place) of each beginning and end in turn
+    limits, seen, groups = sorted(set(accumulate(lengths or ()))), 0, defaultdict[int, list[tuple[int, int]]](list)
+    for (sample, start), (_, end) in zip(edges[::2], edges[1::2], strict=True):
+        inside = limits[bisect_right(limits, seen) : bisect_left(limits, seen + end - start)]
+        ends = [limit - seen + start for limit in inside]  # of images that others follow at once
+        for begin, stop in zip([start, *ends], [*ends, end], strict=True):
+            groups[stop - begin].append((sample, begin))
+        seen += end - start
     found = []
     for length, members in groups.items():
-        places = torch.arange(length, device=visual.device).expand(len(members), -1)
-        origin = place[torch.tensor(members)].to(visual.device)[:, None] + places
-        sizes = torch.ones(len(members), length, device=visual.device) if sized else None
-        found.append(Spans(tuple(sample[members].tolist()), origin, places, sizes=sizes))
+        begins = torch.tensor([begin for _, begin in members]).to(device, non_blocking=True)[:, None]
+        places = torch.arange(length, device=device).expand(len(members), -1)
+        sizes = torch.ones(len(members), length, device=device) if sized else None
+        found.append(Spans(tuple(sample for sample, _ in members), begins + places, places, sizes=sizes))
     return found
 
 
-def without(spans: Spans, gone: Tensor) -> None:
-    """Take out of untouched spans the tokens that an earlier site dropped: gone [B, T] bool."""
-    left = ~gone[spans.sample, spans.origin]
-    spans.advance(keep_masked(LayerState(keys=left.new_zeros(*left.shape, 0, dtype=torch.float32)), left))
+def without(prompt: Prompt, left: Sequence[Tensor]) -> Reduction | None:
+    """Take out of untouched prompts the image tokens that an earlier site dropped.
+
+    Args:
+        prompt: whose spans are whole.
+        left: [R, n] bool of each element of its spans: the tokens to leave.
+
+    Returns:
+        The step; None where all are left.
+    """
+    if not left:
+        return None
+    counts = iter(torch.cat([mask.sum(1) for mask in left]).tolist())
+    alive, lost = prompt.alive(spare=1), [0] * prompt.batch
+    for spans, mask in zip(prompt.spans, left, strict=True):
+        own = [next(counts) for _ in spans.samples]
+        for sample, count in zip(spans.samples, own, strict=True):
+            lost[sample] += spans.length - count
+        spans.mark(alive, False)
+        state = LayerState(keys=mask.new_zeros(*mask.shape, 0, dtype=torch.float32))
+        spans.advance(keep_masked(state, mask, own[0] if len(set(own)) == 1 else None))
+        spans.mark(alive, True)
+    return prompt.compact(alive[:, : prompt.length], lost) if any(lost) else None
+
+
+def taken(keep: Tensor, *states: Tensor) -> list[Tensor]:
+    """Return of states [B or 1, M, C] the rows that are left, [B, K, C] each, given their numbers [B, K]."""
+    batch, length = len(keep), states[0].shape[1]
+    shared = own = keep.flatten()  # rows among those of one sample, and among those of all
+    if batch > 1:
+        own = (keep + torch.arange(0, batch * length, length, device=keep.device)[:, None]).flatten()
+    return [
+        state.flatten(0, 1).index_select(0, shared if len(state) == 1 else own).view(batch, -1, state.shape[-1])
+        for state in states
+    ]
 
 
 def in_order(reduction: Reduction) -> Reduction:
     """Return a reduction whose survivors rise in each row, padding at the end."""
     keep, valid, merge_to = reduction.keep, reduction.valid, reduction.merge_to
+    if valid is None and merge_to is None:
+        return replace(reduction, keep=keep.sort(dim=1).values)
     order = (keep if valid is None else keep.masked_fill(~valid, torch.iinfo(keep.dtype).max)).argsort(
         dim=1, stable=True
     )

@@ -58,7 +58,8 @@ def text_rows(
     length, total, groups = tap.new.shape[2], tap.all.shape[2], tap.all.shape[1]
     slots = (~text).long().argsort(dim=1, stable=True)[:, : int(text.sum(1).max())]  # (b, t): text first, in order
     present = text.gather(1, slots)
-    query = rotated(attention, query, embeddings, slots).unflatten(1, (groups, -1))  # (b, kv, h / kv, t, c)
+    cos, sin = (picked(part, slots) for part in embeddings)
+    query = rotated(attention, picked(query, slots), cos, sin).unflatten(1, (groups, -1))  # (b, kv, h / kv, t, c)
     place = torch.arange(total, device=text.device)
     seen = place <= slots[..., None] + total - length  # (b, t, l): causal
     seen = (seen if all_valid is None else seen & all_valid[:, None])[:, None]
@@ -70,11 +71,21 @@ def text_rows(
     return TextRows(rows.masked_fill(~present[..., None], 0), slots, present)
 
 
-def rotated(attention: Any, query: Tensor, embeddings: tuple[Tensor, Tensor], slots: Tensor) -> Tensor:
-    """Return the queries [B, heads, T, width] in float32 after RoPE of the tokens at slots [B, T]."""
-    batch, length = query.shape[:2]
-    sample = torch.arange(batch, device=query.device)[:, None]
-    query = query.view(batch, length, -1, attention.head_dim)[sample, slots].transpose(1, 2)  # (b, h, t, c)
-    cos, sin = (part.expand(batch, -1, -1)[sample, slots] for part in embeddings)  # (b, t, c)
+def picked(x: Tensor, slots: Tensor) -> Tensor:
+    """Return [B, T, ...]: of x [B or 1, M, ...], what stands at slots [B, T]."""
+    sample = torch.arange(len(slots), device=x.device)[:, None]
+    return x.expand(len(slots), *x.shape[1:])[sample, slots]
+
+
+def rotated(attention: Any, query: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Return the queries [B, heads, T, width] in float32 after RoPE.
+
+    Args:
+        attention: the attention module.
+        query: [B, T, heads * width] or [B, T, heads, width].
+        cos: cosines, [B or 1, T, width].
+        sin: sines, as many.
+    """
+    query = query.view(*query.shape[:2], -1, attention.head_dim).transpose(1, 2)  # (b, h, t, c)
     rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
     return rotate(query, query, cos, sin)[0].float()

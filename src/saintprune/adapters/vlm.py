@@ -147,7 +147,8 @@ class VLM:
                 if run.projection.relates and hasattr(self.net, "generate"):
                     patch(undo, self.net, "generate", self._generate(run.projection))
             patch(undo, self.core, "get_image_features", self._features_forward(run))
-            patch(undo, self.core, "forward", self._core_forward(run))
+            thinned = any(stage.site != "language" for stage in plan.stages.values())
+            patch(undo, self.core, "forward", self._core_forward(run, thinned))
             yield run
 
     def _read(self, plan: Plan) -> Plan:
@@ -172,12 +173,14 @@ class VLM:
         stream = run.current
         if stream.positions is None:
             return x
-        skipped = stream.tokens - x.shape[1]  # the class token, where the model does not read it
-        special = torch.arange(stream.prefix, device=x.device).expand(len(x), -1)
-        places = torch.cat([special, stream.positions + stream.prefix], dim=1)[:, skipped:] - skipped
-        total = stream.prefix + stream.patches_at_entry - skipped
+        special = x.shape[1] - stream.positions.shape[1]  # none, where the model does not read the class token
+        total = special + stream.patches_at_entry
+        places = stream.positions
+        if special:
+            first = torch.arange(special, device=x.device).expand(len(x), -1)
+            places = torch.cat([first, places + special], dim=1)
         if stream.valid is not None:
-            places = places.masked_fill(~stream.valid[:, skipped:], total)
+            places = places.masked_fill(~stream.valid[:, stream.prefix - special :], total)
         out = x.new_full((len(x), total + 1, x.shape[-1]), fill)
         return out.scatter_(1, places[..., None].expand_as(x), x)[:, :total]
 
@@ -239,8 +242,13 @@ class VLM:
 
         return forward
 
-    def _core_forward(self, run: VLMRun) -> Callable[..., Any]:
-        """Return the model's forward: the original one, after the decoder was told where the images stand."""
+    def _core_forward(self, run: VLMRun, thinned: bool) -> Callable[..., Any]:
+        """Return the model's forward: the original one, after the decoder was told where the images stand.
+
+        Args:
+            run: the run.
+            thinned: whether the plan drops image tokens before the decoder.
+        """
         original = self.core.forward
         signature = inspect.signature(original)
 
@@ -252,8 +260,10 @@ class VLM:
             has_images = given.get("pixel_values") is not None or encoded is not None
             cached = given.get("past_key_values", more.get("past_key_values"))
             prefill = cached is None or cached.get_seq_length() == 0
-            visual = self._visual(given) if has_images or prefill else None
+            # read before the tower begins: later, to read would wait for it
+            visual = self._visual(given).cpu() if has_images or prefill else None
             run.decoder.visual, run.decoder.image_lengths = (visual if has_images else None), None
+            run.decoder.gaps = thinned or encoded is not None  # which may come from another plan
             if encoded is not None:
                 run.decoder.image_lengths = [len(feature) for feature in encoded.pooler_output]
             self._check_counts(run)

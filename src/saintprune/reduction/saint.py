@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from saintprune.reduction.interface import LayerState, Reducer, Reduction
-from saintprune.reduction.survivors import keep_all, keep_masked, leading, reordered
+from saintprune.reduction.survivors import keep_all, keep_masked, keep_others, leading, reordered
 
 
 @dataclass(frozen=True)
@@ -58,22 +57,28 @@ class Saint(Reducer):
 
         A layer drops at most its sources, ceil(P / 2) of P patches, also where a budget asks for more.
         """
-        if state.patches < 2:
+        drops = self._asked(state)
+        if state.patches < 2 or (isinstance(drops, int) and drops <= 0):
             return keep_all(state)
         degree, redundancy = self._redundancy(state)
-        drops = self._drops(state, degree)
-        if isinstance(drops, int) and drops <= 0:
-            return keep_all(state)
         ranking = redundancy.argsort(dim=1, descending=True, stable=True)  # (b, sources)
-        mask = torch.ones(len(ranking), state.patches, dtype=torch.bool, device=ranking.device)
-        mask[:, ::2] = ~leading(ranking, drops)
-        reduction = keep_masked(state, mask, state.patches - drops if isinstance(drops, int) else None)
+        if drops is None:  # read from the device after the ranking, so that it works meanwhile
+            drops = self._voted(degree)
+        if isinstance(drops, int):
+            if drops <= 0:
+                return keep_all(state)
+            reduction = keep_others(state, ranking[:, :drops], step=2)
+        else:
+            mask = torch.ones(len(ranking), state.patches, dtype=torch.bool, device=ranking.device)
+            mask[:, ::2] = ~leading(ranking, drops)
+            reduction = keep_masked(state, mask)
         return reduction if self.order == "position" else reordered(reduction, _reference_rank(state, ranking), drops)
 
     def _redundancy(self, state: LayerState) -> tuple[Tensor, Tensor]:
         """Return degree (int) and redundancy of each source, both [B, ceil(P/2)]."""
-        metric = F.normalize(state.keys[:, state.prefix :].float(), dim=-1)
-        similarity = metric[:, ::2] @ metric[:, 1::2].mT  # (b, p, c) -> (b, sources, destinations)
+        keys = state.keys[:, state.prefix :].float()
+        metric = keys / torch.linalg.vector_norm(keys, dim=-1, keepdim=True).clamp_min(1e-12)
+        similarity = torch.bmm(metric[:, ::2], metric[:, 1::2].mT)  # (b, p, c) -> (b, sources, destinations)
         mean = similarity.mean(-1)
         if state.patch_valid is not None:
             source, destination = state.patch_valid[:, ::2], state.patch_valid[:, 1::2]
@@ -82,17 +87,20 @@ class Saint(Reducer):
             similarity = similarity.masked_fill(~(source[:, :, None] & destination[:, None]), -torch.inf)
         excess = similarity.sub_(self.threshold)  # >= 0 exactly where similarity >= threshold
         degree = (excess >= 0).sum(-1)
-        mean_excess = excess.relu_().sum(-1) / degree.clamp_min(1)
-        return degree, torch.where(degree > 0, degree * torch.exp(self.gamma * mean_excess), mean)
+        mean_excess = excess.relu_().sum(-1).div_(degree)  # no number where the degree is 0
+        return degree, torch.where(degree > 0, mean_excess.mul_(self.gamma).exp_().mul_(degree), mean)
 
-    def _drops(self, state: LayerState, degree: Tensor) -> int | Tensor:
-        """Return how many sources to drop: one number for the batch, or [B]."""
-        sources = degree.shape[1]
-        if state.budget is not None and state.patch_valid is not None:
+    def _asked(self, state: LayerState) -> int | Tensor | None:
+        """Return how many sources the budget drops: one number for the batch, or [B]; None where there is none."""
+        if state.budget is None:
+            return None
+        if state.patch_valid is not None:
             patches = state.patch_valid.sum(1)
             return (patches - state.budget).clamp_min(0).minimum((patches + 1) // 2)
-        if state.budget is not None:
-            return min(state.patches - state.budget, sources)
+        return min(state.patches - state.budget, (state.patches + 1) // 2)
+
+    def _voted(self, degree: Tensor) -> int | Tensor:
+        """Return how many sources the votes drop, given their degrees: one number for the batch, or [B]."""
         votes = (degree >= self.min_neighbours).sum(1)  # (b)
         return votes if self.vote == "sample" else int(votes.sum()) // len(votes)
 

@@ -26,17 +26,47 @@ def keep_masked(state: LayerState, mask: Tensor, count: int | None = None) -> Re
     Returns:
         A reduction with M = the largest count of a row; shorter rows are padded at their end.
     """
-    if state.patch_valid is not None:
-        mask, count = mask & state.patch_valid, None
-    mask = torch.cat([mask.new_ones(mask.shape[0], state.prefix), mask], dim=1)  # (b, p) -> (b, n)
-    batch, tokens = mask.shape
+    mask = mask if state.patch_valid is None else mask & state.patch_valid
+    if state.prefix:
+        mask = torch.cat([mask.new_ones(mask.shape[0], state.prefix), mask], dim=1)  # (b, p) -> (b, n)
+    return _keep_tokens(mask, None if count is None or state.valid is not None else count + state.prefix)
+
+
+def keep_others(state: LayerState, dropped: Tensor, step: int = 1) -> Reduction:
+    """All tokens but some patches survive, in their order.
+
+    Args:
+        state: the layer.
+        dropped: [B, D] int64, numbers of the patches that go, no two in a row the same.
+        step: what the numbers count: every patch, or with 2 every second, from the first on.
+    """
+    batch, tokens = state.keys.shape[:2]
+    if state.valid is None:
+        mask = torch.ones(batch, tokens, dtype=torch.bool, device=dropped.device)
+    else:
+        mask = state.valid.clone()
+    mask[:, state.prefix :: step].scatter_(1, dropped, False)
+    return _keep_tokens(mask, None if state.valid is not None else tokens - dropped.shape[1])
+
+
+def _keep_tokens(mask: Tensor, count: int | None) -> Reduction:
+    """The tokens survive that a mask [B, N] names, `count` a row where that is known; shorter rows are padded."""
+    if count is not None:
+        return Reduction(places_of(mask, count))
     lengths = mask.sum(1)
-    width, shortest = (count + state.prefix,) * 2 if count is not None else _extent(lengths)
-    index = torch.arange(tokens, device=mask.device).expand(batch, tokens)
-    keep = at_slots(index, mask, mask.cumsum(1) - 1, width)  # a slot is the number of survivors before it
+    width, shortest = _extent(lengths)
     if shortest == width:
-        return Reduction(keep)
+        return Reduction(places_of(mask, width))
+    index = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    keep = at_slots(index, mask, mask.cumsum(1) - 1, width)  # a slot is the number of survivors before it
     return Reduction(keep, torch.arange(width, device=mask.device) < lengths[:, None])
+
+
+def places_of(mask: Tensor, count: int) -> Tensor:
+    """Return [B, count], rising: where a mask [B, N] is True, which it is `count` times in each row."""
+    if mask.device.type == "cpu":
+        return mask.nonzero()[:, 1].view(len(mask), count)
+    return mask.sort(dim=1, descending=True, stable=True).indices[:, :count]  # to count would make devices wait
 
 
 def at_slots(values: Tensor, mask: Tensor, slot: Tensor, slots: int) -> Tensor:
@@ -63,8 +93,10 @@ def keep_top(state: LayerState, scores: Tensor, count: int | Tensor) -> Reductio
         scores: [B, P]; ties go to the earlier patch.
         count: patches to leave in each sample, or [B].
     """
-    known = None if isinstance(count, Tensor) else min(max(count, 0), state.patches)
-    return keep_masked(state, leading(ranked(state, scores), count), known)
+    order = ranked(state, scores)
+    if isinstance(count, Tensor):
+        return keep_masked(state, leading(order, count))
+    return keep_others(state, order[:, max(count, 0) :])
 
 
 def ranked(state: LayerState, scores: Tensor) -> Tensor:
@@ -76,9 +108,11 @@ def ranked(state: LayerState, scores: Tensor) -> Tensor:
 
 def leading(ranking: Tensor, count: int | Tensor) -> Tensor:
     """Return [B, A] bool: the candidates that a ranking [B, A] of their numbers names first, `count` (or [B]) a row."""
+    chosen = torch.zeros_like(ranking, dtype=torch.bool)
+    if not isinstance(count, Tensor):
+        return chosen.scatter_(1, ranking[:, : max(count, 0)], True)
     place = torch.arange(ranking.shape[1], device=ranking.device)
-    chosen = place < (count[:, None] if isinstance(count, Tensor) else count)
-    return torch.zeros_like(ranking, dtype=torch.bool).scatter_(1, ranking, chosen.expand_as(ranking))
+    return chosen.scatter_(1, ranking, (place < count[:, None]).expand_as(ranking))
 
 
 def reordered(reduction: Reduction, rank: Tensor, removed: int | Tensor) -> Reduction:
@@ -104,5 +138,5 @@ def required_budget(state: LayerState, method: str) -> int:
 
 def _extent(lengths: Tensor) -> tuple[int, int]:
     """Return (largest, smallest) of the lengths with one transfer from the device."""
-    largest, smallest = torch.stack([lengths.max(), lengths.min()]).tolist()
-    return largest, smallest
+    known = lengths.tolist()
+    return max(known), min(known)
