@@ -253,6 +253,6 @@ def _product(x: Tensor, slot: Tensor, slots: int, weights: Tensor) -> Tensor:
 def _gather(x: Tensor, index: Tensor) -> Tensor:
     """Gather rows: x [B, N, D], index [B, M] -> [B, M, D]."""
     batch, tokens, width = x.shape
-    flat = index + torch.arange(batch, device=x.device)[:, None] * tokens
+    flat = index if batch == 1 else index + torch.arange(batch, device=x.device)[:, None] * tokens
     # index_select copies whole rows: several times faster on CPUs than torch.gather with an expanded index
     return x.reshape(batch * tokens, width).index_select(0, flat.flatten()).view(batch, -1, width)
