@@ -1,5 +1,6 @@
 """What every method promises; a new method is tested the moment its YAML exists."""
 
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -166,6 +167,30 @@ def test_every_plan_runs_in_a_network(pruning):
     with VLM(net).pruned(short) as run:
         assert net(**vlm_families.inputs("llava", net)).logits.isfinite().all()
     assert len(run.events) == expected
+
+
+@pytest.mark.parametrize("found", METHODS, ids=lambda found: f"{found[0]}-{found[1]}")
+def test_the_default_number_type_has_no_say(found):
+    """Lightning changes it while it scores in half precision."""
+    pruning, name = found
+    stage = replace(plan_of(pruning).stages[name], method=fitted(method_of(found)))
+    plan = Plan({name: replace(stage, layers="all" if stage.site == "projector" else "first_half")})
+    net = vlm_families.build("llava")
+    given, logits = vlm_families.inputs("llava", net), []
+    for kind in (torch.float32, torch.bfloat16):
+        with VLM(net).pruned(plan), default_type(kind):
+            logits.append(net(**given).logits)
+    assert torch.equal(*logits)
+
+
+@contextmanager
+def default_type(kind):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(kind)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def fitted(method):

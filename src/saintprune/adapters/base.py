@@ -301,5 +301,5 @@ class ViTAdapter(ABC):
         patches = x.shape[1] - self.prefix
         stream = TokenStream(x.shape[1], self.prefix, patches, self._grid(patches))
         if carries_sizes:
-            stream.sizes = torch.ones(x.shape[:2], device=x.device)
+            stream.sizes = torch.ones(x.shape[:2], dtype=torch.float32, device=x.device)
         return stream

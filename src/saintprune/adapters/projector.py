@@ -113,7 +113,7 @@ class Projection:
         tokens = x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
         if spans.valid is not None:  # padding may point at a row of -inf, whose products are no numbers
             tokens = tokens.masked_fill(~spans.valid[..., None], 0)
-        sizes = torch.ones(places.shape, device=x.device) if method.merges else None
+        sizes = torch.ones(places.shape, dtype=torch.float32, device=x.device) if method.merges else None
         state = LayerState(
             keys=tokens.float() if "keys" in method.reads else tokens[..., :0],
             tokens=tokens,

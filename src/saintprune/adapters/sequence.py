@@ -196,7 +196,7 @@ def find_spans(
     for length, members in groups.items():
         begins = torch.tensor([begin for _, begin in members]).to(device, non_blocking=True)[:, None]
         places = torch.arange(length, device=device).expand(len(members), -1)
-        sizes = torch.ones(len(members), length, device=device) if sized else None
+        sizes = torch.ones(len(members), length, dtype=torch.float32, device=device) if sized else None
         found.append(Spans(tuple(sample for sample, _ in members), begins + places, places, sizes=sizes))
     return found
 

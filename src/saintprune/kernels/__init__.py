@@ -57,7 +57,7 @@ def usable(x: Tensor) -> bool:
 
 def activation_number(activation: Callable[[Tensor], Tensor]) -> int | None:
     """Return which of `ACTIVATIONS` a function without weights is, found by trying it; None where it is another."""
-    x = torch.linspace(-6, 6, 49)
+    x = torch.linspace(-6, 6, 49, dtype=torch.float32)
     with torch.no_grad():
         found = activation(x.clone())
         for number, known in enumerate(ACTIVATIONS):
@@ -168,7 +168,7 @@ def least_damage(keys: Tensor, inverse: Tensor, valid: Tensor | None) -> tuple[T
 def _built() -> bool:
     """Return whether kernels can be built here; warn once where that fails."""
     try:
-        variance(torch.ones(1, 2, device="cuda"))
+        variance(torch.ones(1, 2, dtype=torch.float32, device="cuda"))
     except Exception as error:  # of a compiler, a driver or a cache folder: any of them is reason enough to do without
         warnings.warn(f"fused kernels cannot be built, pruning is slower without: {error}", stacklevel=2)
         return False

@@ -44,7 +44,9 @@ class RandomDrop(Reducer):
         """Keep `state.budget` patches."""
         count = required_budget(state, "RandomDrop")
         generator = torch.Generator().manual_seed(self.seed * 1_000 + state.layer)
-        scores = torch.rand(state.patches, generator=generator).to(state.keys.device, non_blocking=True)
+        scores = torch.rand(state.patches, generator=generator, dtype=torch.float32).to(
+            state.keys.device, non_blocking=True
+        )
         return keep_top(state, scores.expand(len(state.keys), -1), count)
 
 
