@@ -163,7 +163,7 @@ def caption(records: list[RunRecord]) -> str:
     turns = [record.in_turn for record in timed if record.in_turn]
     device = turns[0]["device"] if turns else first.hardware["device"]
     words = [
-        f"{first.model} on {first.dataset}, {first.num_samples} {what}",
+        f"{first.model} on {first.dataset}, " + (f"{first.num_samples} {what}" if first.num_samples else "time alone"),
         f"{device}, {first.hardware['precision']}, batches of {first.hardware['batch_size']}",
         f"torch {first.versions['torch']}",
     ]

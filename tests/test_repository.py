@@ -68,12 +68,16 @@ def test_import_contracts_are_kept() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_reduction_imports_torch_and_nothing_else() -> None:
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [("saintprune.reduction", {"torch", "saintprune.kernels"}), ("saintprune.kernels", {"torch", "triton"})],
+)
+def test_pure_maths_imports_torch_and_nothing_else(package: str, allowed: set[str]) -> None:
     graph = grimp.build_graph("saintprune", include_external_packages=True, cache_dir=None)
-    inside = {name for name in graph.modules if (name + ".").startswith("saintprune.reduction.")}
-    assert inside, "saintprune.reduction has gone"
+    inside = {name for name in graph.modules if (name + ".").startswith(f"{package}.")}
+    assert inside, f"{package} has gone"
     imported = set().union(*(graph.find_modules_directly_imported_by(name) for name in inside)) - inside
-    assert {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names} == {"torch"}
+    assert {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names} == allowed
 
 
 @pytest.mark.parametrize("module", ["saintprune", "saintprune.config"])
