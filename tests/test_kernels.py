@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,22 @@ def test_activations_are_told_by_what_they_do():
     modules = [nn.GELU(), nn.GELU(approximate="tanh"), nn.SiLU(), nn.ReLU(inplace=True), nn.Tanh()]
     assert [kernels.activation_number(module) for module in modules] == [0, 1, 3, 4, None]
     assert kernels.activation_number(lambda x: x[::2]) is None
+
+
+def test_where_they_cannot_be_built_one_warning_tells(monkeypatch):
+    def fails(x):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(kernels, "variance", fails)
+    monkeypatch.setattr(torch, "ones", lambda *shape, **how: None)
+    device = torch.device("cuda", 0)
+    for capability, warned in [((7, 5), False), ((9, 0), True)]:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda of, found=capability: found)
+        kernels._built.cache_clear()
+        with pytest.warns(UserWarning, match="C compiler") if warned else nullcontext():
+            assert not kernels._built(device)
+    assert not kernels._built(device)  # known by now
+    kernels._built.cache_clear()
 
 
 def test_cpus_and_gradients_take_the_plain_path():

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+OLDEST = (8, 0)  # compute capability: Ampere, the first to know bfloat16
 WIDEST = 1 << 14  # channels that one program holds at once
 ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     F.gelu,
@@ -52,7 +53,7 @@ def usable(x: Tensor) -> bool:
     """Return whether a tensor can go through these kernels, which know no gradients."""
     if not on_gpu(x) or x.dtype == torch.float64 or (torch.is_grad_enabled() and x.requires_grad):
         return False
-    return not torch.compiler.is_compiling() and _built()
+    return not torch.compiler.is_compiling() and _built(x.device)
 
 
 def activation_number(activation: Callable[[Tensor], Tensor]) -> int | None:
@@ -165,10 +166,12 @@ def least_damage(keys: Tensor, inverse: Tensor, valid: Tensor | None) -> tuple[T
 
 
 @cache
-def _built() -> bool:
-    """Return whether kernels can be built here; warn once where that fails."""
+def _built(device: torch.device) -> bool:
+    """Return whether kernels can be built for a device; warn once where that fails."""
+    if torch.cuda.get_device_capability(device) < OLDEST:
+        return False
     try:
-        variance(torch.ones(1, 2, dtype=torch.float32, device="cuda"))
+        variance(torch.ones(1, 2, dtype=torch.float32, device=device))
     except Exception as error:  # of a compiler, a driver or a cache folder: any of them is reason enough to do without
         warnings.warn(f"fused kernels cannot be built, pruning is slower without: {error}", stacklevel=2)
         return False
