@@ -1,15 +1,14 @@
 """On a GPU: the same answers, tokens and FLOPs as on the CPU, in every number format. Skipped where there is none."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 import vlm_families
 from families import FAMILIES, make
+from plans import plan_of, short
 from saintprune import prune
 from saintprune.adapters.vlm import VLM
-from saintprune.config import config_dir, names_in
+from saintprune.config import names_in
 from saintprune.evaluation.benchmark import Benchmark
 from saintprune.evaluation.timing import BenchmarkSettings
 from saintprune.hardware import detect
@@ -27,25 +26,6 @@ def _whole_float32(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
-def plan_of(pruning):
-    """The plan of a file, as the contract's tests shorten it for four blocks."""
-    from hydra import compose, initialize_config_dir
-    from hydra.utils import instantiate
-
-    from saintprune.config import register
-
-    register()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        plan = instantiate(compose("config", [f"pruning={pruning}"]).pruning, _convert_="all")
-    stages = {}
-    for name, stage in plan.stages.items():
-        method = stage.method
-        if hasattr(method, "prune"):
-            method = replace(method, prune=method.prune[:4], merge=method.merge[:4])
-        stages[name] = replace(stage, layers="all" if stage.site == "projector" else "first_half", method=method)
-    return Plan(stages)
-
-
 def moved(inputs, *to):
     """Inputs on another device; numbers that are not whole in another type, too."""
     return {name: value.to(*(to if value.is_floating_point() else to[:1])) for name, value in inputs.items()}
@@ -53,7 +33,7 @@ def moved(inputs, *to):
 
 @pytest.mark.parametrize("pruning", PRUNINGS)
 def test_every_plan_is_the_cpus(pruning):
-    plan = plan_of(pruning)
+    plan = short(plan_of(pruning))
     if {stage.site for stage in plan.stages.values()} <= {"vision"}:
         net, adapter, images = make("vit")
         with adapter(net).pruned(plan) as run:
@@ -94,10 +74,10 @@ def test_answers_are_the_cpus():
     net = vlm_families.build("llava")
     inputs = vlm_families.inputs("llava", net)
     more = {"max_new_tokens": 6, "do_sample": False}
-    with VLM(net).pruned(plan_of("saint_hybrid")):
+    with VLM(net).pruned(short(plan_of("saint_hybrid"))):
         expected = net.generate(**inputs, **more)
     net = net.cuda()
-    with VLM(net).pruned(plan_of("saint_hybrid")):
+    with VLM(net).pruned(short(plan_of("saint_hybrid"))):
         assert torch.equal(net.generate(**moved(inputs, "cuda"), **more).cpu(), expected)
 
 

@@ -161,7 +161,7 @@ def test_a_norm_acts_on_the_patches_of_a_token():
     assert not torch.allclose(norm(mean), expected, atol=0.1)
     run.begin(TokenStream(1, 0, 2, None, coherence=spread.after_attention(None, pair, pair, mean, both)))
     with ExitStack() as undo:
-        spread.install(undo, run, (norm, nn.LayerNorm(16)), mlp)
+        spread.Spreading.of((norm, nn.LayerNorm(16)), mlp).install(undo, run)
         torch.testing.assert_close(norm(mean), expected)
 
 

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
 import vlm_families
 from families import make
+from plans import plan_of, short
 from saintprune.adapters.vlm import VLM
-from saintprune.config import config_dir, register
+from saintprune.config import config_dir
 from saintprune.plan import Plan
 from saintprune.reduction import LayerState
 from saintprune.reduction.baselines import KeepAll
@@ -35,12 +34,6 @@ VALUES = {  # for "every knob changes some result": other values than the defaul
 
 
 DROP_AND_MERGE = {"SparseVLM"}  # merges some of what it removes and drops the others
-
-
-def plan_of(pruning):
-    register()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return instantiate(compose("config", [f"pruning={pruning}"]).pruning, _convert_="all")
 
 
 def state(batch=4, tokens=65, prefix=1, **more):
@@ -148,23 +141,15 @@ class TestEveryMethod:
 def test_every_plan_runs_in_a_network(pruning):
     plan = plan_of(pruning)
     assert isinstance(plan, Plan)
-    short = Plan(
-        {
-            name: replace(
-                stage, layers="all" if stage.site == "projector" else "first_half", method=fitted(stage.method)
-            )
-            for name, stage in plan.stages.items()
-        }
-    )
     layers = {"vision": 2, "projector": 1, "language": 3}
     expected = sum(layers[stage.site] for stage in plan.stages.values())
     if {stage.site for stage in plan.stages.values()} == {"vision"}:
         net, adapter, images = make("vit")
-        with adapter(net).pruned(short) as run:
+        with adapter(net).pruned(short(plan)) as run:
             assert net(images).isfinite().all()
         assert len(run.events) == expected
     net = vlm_families.build("llava")
-    with VLM(net).pruned(short) as run:
+    with VLM(net).pruned(short(plan)) as run:
         assert net(**vlm_families.inputs("llava", net)).logits.isfinite().all()
     assert len(run.events) == expected
 
@@ -173,8 +158,7 @@ def test_every_plan_runs_in_a_network(pruning):
 def test_the_default_number_type_has_no_say(found):
     """Lightning changes it while it scores in half precision."""
     pruning, name = found
-    stage = replace(plan_of(pruning).stages[name], method=fitted(method_of(found)))
-    plan = Plan({name: replace(stage, layers="all" if stage.site == "projector" else "first_half")})
+    plan = short(Plan({name: plan_of(pruning).stages[name]}))
     net = vlm_families.build("llava")
     given, logits = vlm_families.inputs("llava", net), []
     for kind in (torch.float32, torch.bfloat16):
@@ -191,11 +175,6 @@ def default_type(kind):
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-def fitted(method):
-    """The method with its table, where it has one, cut down to the networks' four blocks."""
-    return replace(method, prune=method.prune[:4], merge=method.merge[:4]) if hasattr(method, "prune") else method
 
 
 def loosened(method):

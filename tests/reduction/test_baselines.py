@@ -5,8 +5,8 @@ import torch
 
 from saintprune.reduction import LayerState, Reduction
 from saintprune.reduction.baselines import KeepAll, RandomDrop, Replay, Stride, TopKAttention
-from saintprune.reduction.interface import _product, summed
 from saintprune.reduction.pool import Pool
+from saintprune.reduction.rows import _product, summed
 from saintprune.reduction.tome import ToMe
 
 

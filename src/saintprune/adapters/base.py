@@ -132,7 +132,7 @@ class ViTAdapter(ABC):
         self.check(plan)
         steps = plan.at("vision", self.depth)
         run = PrunedRun(self.depth, timed, recorded)
-        run.spreads = any(step.stage.spread for step in steps.values()) and self._can_spread()
+        run.spreads = self._spreadings() if any(step.stage.spread for step in steps.values()) else []
         with ExitStack() as undo:
             borrow(undo, self.net)
             installed = undo.enter_context(ExitStack())
@@ -178,9 +178,8 @@ class ViTAdapter(ABC):
     def _install(self, undo: ExitStack, run: PrunedRun, steps: dict[int, Step]) -> None:
         """Put hooks and forwards in place, each with its undoing."""
         carries_sizes = any(step.stage.method.merges for step in steps.values())
-        if run.spreads:
-            for block in self.blocks:
-                spread.install(undo, run, self._norms(block), block.mlp)
+        for spreading in run.spreads:
+            spreading.install(undo, run)
         for layer, block in enumerate(self.blocks):  # from the first one on, pruned or not: the run begins there
             step, observed = steps.get(layer), None
             if step is not None:
@@ -189,16 +188,17 @@ class ViTAdapter(ABC):
             forward = self._forward(block, layer, step, observed, run, carries_sizes if layer == 0 else None)
             patch(undo, block, "forward", forward)
 
-    def _can_spread(self) -> bool:
-        """Return whether norms and activations can act on the patches of merged tokens; warn where they cannot."""
-        able = spread.supports([(self._norms(block), block.mlp) for block in self.blocks])
-        if not able:
-            warnings.warn(
-                f"{type(self.net).__name__} is pruned without `spread`, which needs layer norms before attention and"
-                " MLP and an MLP without a gate: merged tokens are plain means",
-                stacklevel=2,
-            )
-        return able
+    def _spreadings(self) -> list[spread.Spreading]:
+        """Return what lets norms and activations act on the patches of merged tokens; warn where they cannot."""
+        parts = [(self._norms(block), block.mlp) for block in self.blocks]
+        if spread.supports(parts):
+            return [spread.Spreading.of(*part) for part in parts]
+        warnings.warn(
+            f"{type(self.net).__name__} is pruned without `spread`, which needs layer norms before attention and"
+            " MLP and an MLP without a gate: merged tokens are plain means",
+            stacklevel=2,
+        )
+        return []
 
     def _watch(self, undo: ExitStack, run: PrunedRun, block: Any, reads: frozenset[str], observed: Observed) -> None:
         """Hook what is to be read of a block's attention."""

@@ -20,11 +20,12 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 from saintprune.adapters.borrow import borrow, patch, refuse_other_sites
 from saintprune.adapters.decoder_run import DecoderRun, View
 from saintprune.adapters.kv_cache import KeyTap, PrunedLayer, adopt, check_grows, joined
-from saintprune.adapters.sequence import Prompt, find_spans, taken, without
+from saintprune.adapters.sequence import Prompt, find_spans, without
 from saintprune.adapters.text_rows import picked, rotated, text_rows
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan, Step
 from saintprune.reduction import Reduction
+from saintprune.reduction.rows import taken
 
 DECODERS = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model, Qwen2_5_VLTextModel)
 DROPPED = -torch.inf  # in every channel of an image feature: the token was dropped before the decoder

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,9 @@ from saintprune import kernels
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Step
 from saintprune.reduction import LayerState, Reduction
+
+if TYPE_CHECKING:
+    from saintprune.adapters.spread import Spreading
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +136,8 @@ class PrunedRun:
         depth: blocks of the network.
         timed: measure the seconds of each selection; it synchronises the device, so do not time the whole meanwhile.
         recorded: keep each layer's reduction in its event.
-        spreads: whether the network can follow the spread of merged tokens, where a stage asks for it.
+        spreads: what lets each block follow the spread of merged tokens; none where no stage asks for it, or the
+            network cannot.
         events: one `LayerEvent` per pruned layer of the latest forward pass.
         stream: bookkeeping of the latest forward pass; `stream.positions` are the surviving patches.
         deferred: [B] bool, images of the latest forward pass that were answered anew without pruning; None where the
@@ -142,7 +147,7 @@ class PrunedRun:
     depth: int
     timed: bool = False
     recorded: bool = False
-    spreads: bool = False
+    spreads: Sequence[Spreading] = ()
     events: list[LayerEvent] = field(default_factory=list)
     stream: TokenStream | None = None
     deferred: Tensor | None = None

@@ -226,18 +226,6 @@ def without(prompt: Prompt, left: Sequence[Tensor]) -> Reduction | None:
     return prompt.compact(alive[:, : prompt.length], lost) if any(lost) else None
 
 
-def taken(keep: Tensor, *states: Tensor) -> list[Tensor]:
-    """Return of states [B or 1, M, C] the rows that are left, [B, K, C] each, given their numbers [B, K]."""
-    batch, length = len(keep), states[0].shape[1]
-    shared = own = keep.flatten()  # rows among those of one sample, and among those of all
-    if batch > 1:
-        own = (keep + torch.arange(0, batch * length, length, device=keep.device)[:, None]).flatten()
-    return [
-        state.flatten(0, 1).index_select(0, shared if len(state) == 1 else own).view(batch, -1, state.shape[-1])
-        for state in states
-    ]
-
-
 def in_order(reduction: Reduction) -> Reduction:
     """Return a reduction whose survivors rise in each row, padding at the end."""
     keep, valid, merge_to = reduction.keep, reduction.valid, reduction.merge_to

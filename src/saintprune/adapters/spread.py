@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -59,28 +60,48 @@ def after_attention(
     return torch.where(share > 1 - TINY, 1.0, share.clamp_min(TINY))  # rounding alone spreads nothing
 
 
-def install(undo: ExitStack, run: PrunedRun, norms: tuple[Any, Any] | None, mlp: Any) -> None:
-    """Let the norms and the activation of a block act on the patches of merged tokens.
+@dataclass(frozen=True, eq=False)
+class Spreading:
+    """What of a block acts on the patches of merged tokens: worked out once, put in place as often as need be.
 
-    Args:
-        undo: takes the undoing.
-        run: whose `stream.coherence` is that of the tokens on their way.
+    Attributes:
         norms: the layer norms before attention and before the MLP.
-        mlp: the block's; see `supports`.
+        activation: the MLP's.
+        gain: [H] float32, standard deviation of each hidden unit among patches that have one of 1 in every channel.
+        number: of the activation, where the fused kernel knows it.
     """
-    activation = _activation(mlp)
-    assert norms is not None and activation is not None
 
-    for norm in norms:
-        patch(undo, norm, "forward", _shortened(norm, run))
-    gain = mlp.fc1.weight.detach().float()
-    if norms[1].weight is not None:
-        gain = gain * norms[1].weight.detach().float()
-    patch(undo, activation, "forward", _widened(activation.forward, run, gain.square().sum(1).sqrt()))
+    norms: tuple[Any, Any]
+    activation: nn.Module
+    gain: Tensor
+    number: int | None
+
+    @classmethod
+    def of(cls, norms: tuple[Any, Any] | None, mlp: Any) -> Spreading:
+        """Return it for a block that `supports` serves, given its norms and its MLP."""
+        activation = _activation(mlp)
+        assert norms is not None and activation is not None
+        gain = mlp.fc1.weight.detach().float()
+        if norms[1].weight is not None:
+            gain = gain * norms[1].weight.detach().float()
+        gain = gain.square().sum(1).sqrt()
+        tried = gain.is_cuda and next(activation.parameters(), None) is None
+        return cls(norms, activation, gain, kernels.activation_number(activation.forward) if tried else None)
+
+    def install(self, undo: ExitStack, run: PrunedRun) -> None:
+        """Let the norms and the activation act on the patches of merged tokens.
+
+        Args:
+            undo: takes the undoing.
+            run: whose `stream.coherence` is that of the tokens on their way.
+        """
+        for norm in self.norms:
+            patch(undo, norm, "forward", _shortened(norm, run))
+        patch(undo, self.activation, "forward", _widened(self, run))
 
 
 def supports(blocks: Sequence[tuple[tuple[nn.Module, nn.Module] | None, nn.Module]]) -> bool:
-    """Return whether `install` serves all blocks, given as norms and MLP: layer norms before both halves, and an MLP
+    """Return whether `Spreading` serves all blocks, given as norms and MLP: layer norms before both halves, and an MLP
     of two layers, ungated, with an activation of its own.
     """
     activations = {_activation(mlp) for _, mlp in blocks}
@@ -123,18 +144,17 @@ def _fused(x: Tensor) -> bool:
     return x.shape[-1] <= kernels.WIDEST and kernels.usable(x)
 
 
-def _widened(activation: Callable[[Tensor], Tensor], run: PrunedRun, gain: Tensor) -> Callable[[Tensor], Tensor]:
+def _widened(block: Spreading, run: PrunedRun) -> Callable[[Tensor], Tensor]:
     """Return the mean of an activation over the patches of each token, as a function of the hidden units' means.
 
     It is the mean at one standard deviation to both sides, which is right to the third order: Gauss and Hermite's rule
     of two points.
 
     Args:
-        activation: the function, of each element by itself.
+        block: whose activation acts on each element by itself.
         run: whose `stream.coherence` is that of the tokens on their way.
-        gain: [H], standard deviation of each hidden unit among patches that have one of 1 in every channel.
     """
-    number = kernels.activation_number(activation) if gain.is_cuda else None
+    activation, gain, number = block.activation.forward, block.gain, block.number
 
     def mean(rows: Tensor, among: Tensor, out: Tensor | None = None) -> Tensor:
         above, below = (activation(torch.addcmul(rows, among, gain.to(rows.dtype), value=side)) for side in (1, -1))

@@ -28,7 +28,7 @@ def _attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: An
 
 
 Result = TypeVar("Result")
-# torch's counter does not know the CPU's kernel, and before 2.14 stops at attention in groups
+# torch's counter does not know the CPU's kernel, and in older versions (2.11) stops at attention in groups
 _EXTRA = {
     kernel: _attention_flops
     for kernel in (

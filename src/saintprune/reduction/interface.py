@@ -11,9 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from saintprune import kernels
-
-_HALVES = (torch.float16, torch.bfloat16)
+from saintprune.reduction.rows import summed, taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +159,7 @@ class Reduction:
     def averaged(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
         """Return what `apply` does, with averages that are as long as averages are, and in float32 if need be."""
         if self.merge_to is None:
-            return _gather(x, self.keep)
+            return taken(self.keep, x)[0]
         share = self._shares_by_weight if self.weights is not None else self._shares(sizes)
         return summed(x, self._joins, self.keep.shape[1], share)
 
@@ -215,44 +213,3 @@ class Reducer(ABC):
     @abstractmethod
     def select(self, state: LayerState) -> Reduction:
         """Choose the survivors of one layer; `state.budget`, where given, is how many patches to leave."""
-
-
-def summed(x: Tensor, slot: Tensor, slots: int, weights: Tensor | None = None) -> Tensor:
-    """Return the sums of the tokens that join each slot.
-
-    Args:
-        x: [B, N, D].
-        slot: [B, N] int64, of each token: 0..slots-1, or `slots` for none.
-        slots: number of slots M.
-        weights: [B, N] float32, of the tokens; None means 1 each.
-
-    Returns:
-        [B, M, D]: in float32 where there are weights, but of the dtype of `x` where that has 16 bits on a GPU.
-    """
-    batch, tokens, width = x.shape
-    if weights is not None:
-        if kernels.on_gpu(x) and x.dtype in _HALVES and tokens <= 4 * width:
-            return _product(x, slot, slots, weights)
-        x = x.float() * weights[..., None]
-    if width == 1:
-        return x.new_zeros(batch, slots + 1).scatter_add_(1, slot, x[..., 0])[:, :slots, None]
-    # one spare slot a sample takes what joins none; rows are added whole, which is what CPUs do fast
-    flat = slot + torch.arange(batch, device=x.device)[:, None] * (slots + 1)
-    out = x.new_zeros(batch * (slots + 1), width).index_add_(0, flat.flatten(), x.flatten(0, 1))
-    return out.view(batch, slots + 1, width)[:, :slots]
-
-
-def _product(x: Tensor, slot: Tensor, slots: int, weights: Tensor) -> Tensor:
-    """Return weighted sums as a product of matrices: tensor cores are faster than adding rows, and read `x` once."""
-    batch, tokens, _ = x.shape
-    matrix = x.new_zeros(batch, slots + 1, -(-tokens // 8) * 8)[..., :tokens]  # rows begin where the cores can read
-    matrix.scatter_(1, slot[:, None], weights[:, None].to(x.dtype))
-    return matrix[:, :slots] @ x
-
-
-def _gather(x: Tensor, index: Tensor) -> Tensor:
-    """Gather rows: x [B, N, D], index [B, M] -> [B, M, D]."""
-    batch, tokens, width = x.shape
-    flat = index if batch == 1 else index + torch.arange(batch, device=x.device)[:, None] * tokens
-    # index_select copies whole rows: several times faster on CPUs than torch.gather with an expanded index
-    return x.reshape(batch * tokens, width).index_select(0, flat.flatten()).view(batch, -1, width)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from saintprune import kernels
 from saintprune.reduction.counts import Count, at_least, at_most, real_patches, share_of
-from saintprune.reduction.interface import LayerState, Reducer, Reduction, summed
+from saintprune.reduction.interface import LayerState, Reducer, Reduction
+from saintprune.reduction.rows import summed
 from saintprune.reduction.survivors import at_slots, keep_all, leading, required_budget
 
 TINY = 1e-9  # attention may be exactly 0
