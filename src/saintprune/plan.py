@@ -167,17 +167,22 @@ class Plan:
         stages: by name; two stages of one site must not share a layer.
         defer: of a classifier of images: those for which the probabilities of the two likeliest classes lie less than
             this apart (0..1) are answered anew without pruning (docs/cascade.md); None takes the first answer.
+        resize: share of their sides, above 0 and at most 1, at which a vision tower sees its images, rounded to whole
+            patches (docs/glance.md); schedules count from the patches that this leaves. None leaves images alone.
         calibrated: where the numbers come from, if a calibration wrote them: model, dataset, target and result.
     """
 
     stages: Mapping[str, Stage] = field(default_factory=dict)
     calibrated: Mapping[str, object] | None = None
     defer: float | None = None
+    resize: float | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
         if self.defer is not None and not 0 < self.defer <= 1:
             raise ValueError(f"defer is {self.defer}, but must be a difference of probabilities above 0, at most 1")
+        if self.resize is not None and not 0 < self.resize <= 1:
+            raise ValueError(f"resize is {self.resize}, but must be a share of the images' sides above 0, at most 1")
         if not isinstance(self.stages, Mapping):
             raise ValueError(f"stages is {self.stages!r}, but must name stages, as the files in conf/pruning do")
         for name, stage in self.stages.items():

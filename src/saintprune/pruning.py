@@ -90,7 +90,8 @@ class Pruned:
     def __repr__(self) -> str:
         """Return the network, the stages and what was measured."""
         stages = [f"{name}: {stage.method} on {stage.layers}" for name, stage in self.plan.stages.items()]
-        stages += [] if self.plan.defer is None else [f"defer: {self.plan.defer:g}"]
+        for name, value in (("resize", self.plan.resize), ("defer", self.plan.defer)):
+            stages += [] if value is None else [f"{name}: {value:g}"]
         measured = [] if self.calibrated is None else [f"calibrated: {self.calibrated.measured}"]
         return f"Pruned({'; '.join([type(self.model).__name__, *stages, *measured])})"
 
@@ -105,6 +106,7 @@ def prune(
     agreement: float | None = None,
     drop: float | None = None,
     defer: float | None = None,
+    resize: float | None = None,
     images: Inputs | Iterable[Any] | None = None,
     samples: int = 64,
     **settings: Any,
@@ -126,6 +128,8 @@ def prune(
         defer: of a classifier: answer anew, without pruning, the images for which the probabilities of the two
             likeliest classes lie less than this apart, such as 0.2 (docs/cascade.md); the targets above then count both
             passes. None leaves it as it is in the plan.
+        resize: of a vision tower: let it see images at this share of their sides, such as 0.75, and prune what is left
+            of their patches (docs/glance.md). None leaves it as it is in the plan.
         images: unlabelled, as the network takes them: [B, C, H, W]; what a processor of transformers returns; or a
             loader of either, labels beside them allowed. A vision-language model needs a processor's tensors. None
             calibrates on noise, with a warning.
@@ -145,8 +149,7 @@ def prune(
         raise SaintpruneError("images are there to calibrate on: give speedup=, flops=, tokens= or agreement= as well")
     adapter = adapter_for(model)
     plan = named_plan(method, settings)
-    if defer is not None:
-        plan = _deferring(plan, defer)
+    plan = _with(plan, {"defer": defer, "resize": resize})
     if drop is not None:
         plan = named_plan(plan, {"schedule": _schedule(drop, plan)})
     if target is None:
@@ -177,10 +180,10 @@ def _schedule(drop: float, plan: Plan) -> Schedule:
         raise SaintpruneError(f"drop is {drop!r}, but must be a share between 0 and 1") from error
 
 
-def _deferring(plan: Plan, margin: float) -> Plan:
-    """Return the plan with a margin below which images are deferred."""
+def _with(plan: Plan, values: Mapping[str, Any]) -> Plan:
+    """Return the plan with other values of its own; None leaves one as it is."""
     try:
-        return replace(plan, defer=margin)
+        return replace(plan, **{name: value for name, value in values.items() if value is not None})
     except (TypeError, ValueError) as error:
         raise SaintpruneError(str(error)) from error
 

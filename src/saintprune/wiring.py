@@ -294,12 +294,12 @@ def _show(record: RunRecord) -> None:
 def _save_pruning(parts: Parts, found: Calibrated, target: Target) -> tuple[str, Path]:
     """Write the calibrated pruning as YAML; return what `pruning=` loads it by, and the file."""
     content = _container(parts.cfg.pruning)
-    stage = content["stages"][found.stage]
-    schedule = found.plan.stages[found.stage].schedule
-    if schedule is None:
-        stage["method"]["threshold"] = found.value
+    if found.stage is None:
+        content[found.knob] = found.value
+    elif (schedule := found.plan.stages[found.stage].schedule) is None:
+        content["stages"][found.stage]["method"]["threshold"] = found.value
     else:
-        stage["schedule"] = {"_target_": "saintprune.plan.Schedule"} | asdict(schedule)
+        content["stages"][found.stage]["schedule"] = {"_target_": "saintprune.plan.Schedule"} | asdict(schedule)
     choice = parts.names["pruning"].split(" ")[0].rpartition("/")[2]
     content["calibrated"] = {
         "model": parts.cfg.model.name,

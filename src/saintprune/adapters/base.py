@@ -16,6 +16,7 @@ from saintprune.adapters import spread
 from saintprune.adapters.borrow import borrow, patch, refuse_other_sites
 from saintprune.adapters.cascade import deferring, not_here
 from saintprune.adapters.observed import ObservedBlock
+from saintprune.adapters.resize import not_resized, shrunk
 from saintprune.adapters.run import Observed, PrunedRun, TokenStream
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan, Step
@@ -79,6 +80,17 @@ class ViTAdapter(ABC):
     def _grid(self, patches: int) -> tuple[int, int] | None:
         """Return (rows, columns) of the patch grid."""
 
+    @property
+    @abstractmethod
+    def _embedding(self) -> tuple[nn.Module, tuple[int, int]] | None:
+        """The module whose first argument are the images, and (rows, columns) of a patch in pixels; None where the
+        network takes images of one size alone.
+        """
+
+    @abstractmethod
+    def _take_any_size(self, undo: ExitStack) -> dict[str, Any]:
+        """Let the network take smaller images than it is made for; return what to tell `_embedding` beside them."""
+
     def _heads(self, block: Any, projected: Tensor) -> Tensor:
         """Return queries or keys as [B, heads, N, width], given what their module put out; the same by default."""
         return projected
@@ -105,12 +117,15 @@ class ViTAdapter(ABC):
         """Check that a plan fits the network.
 
         Raises:
-            NotForThisModelError: the plan has stages of other sites, or defers where there is no classifier.
+            NotForThisModelError: the plan has stages of other sites, defers where there is no classifier, or resizes
+                where the network takes images of one size alone.
             SaintpruneError: it names layers that the network lacks.
         """
         refuse_other_sites(plan, "vision", self.net, "a vision tower")
         if plan.defer is not None and self.classifier is None:
             raise not_here(self.net)
+        if plan.resize is not None and self._embedding is None:
+            raise not_resized(self.net, "takes images of one size alone")
         plan.at("vision", self.depth)
 
     @contextmanager
@@ -126,8 +141,7 @@ class ViTAdapter(ABC):
             The run, which tells what the latest forward pass did.
 
         Raises:
-            NotForThisModelError: the plan has stages of other sites, or defers where there is no classifier.
-            SaintpruneError: the plan does not fit the network, or the network is being pruned already.
+            SaintpruneError: the plan does not fit the network (see `check`), or the network is being pruned already.
         """
         self.check(plan)
         steps = plan.at("vision", self.depth)
@@ -136,7 +150,11 @@ class ViTAdapter(ABC):
         with ExitStack() as undo:
             borrow(undo, self.net)
             installed = undo.enter_context(ExitStack())
-            self._install(installed, run, steps)
+
+            def install() -> None:
+                if plan.resize is not None:
+                    self._shrink_images(installed, run, plan.resize)  # before others see what enters
+                self._install(installed, run, steps)
 
             @contextmanager
             def unpruned() -> Iterator[None]:
@@ -144,7 +162,9 @@ class ViTAdapter(ABC):
                 try:
                     yield
                 finally:
-                    self._install(installed, run, steps)
+                    install()
+
+            install()
 
             if plan.defer is not None and self.classifier is not None:
                 note = partial(setattr, run, "deferred")
@@ -217,6 +237,20 @@ class ViTAdapter(ABC):
             undo.callback(query.register_forward_hook(catch_query).remove)
         if "values" in reads:
             self._watch_values(undo, block, observed)
+
+    def _shrink_images(self, undo: ExitStack, run: PrunedRun, share: float) -> None:
+        """Let images enter the network at a share of their sides."""
+        assert self._embedding is not None
+        embedding, patch_size = self._embedding
+        more = self._take_any_size(undo)
+
+        def shrink(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            images, *rest = args
+            rows, columns = (side // pixels for side, pixels in zip(images.shape[-2:], patch_size, strict=True))
+            run.tokens_of_whole = self.prefix + rows * columns
+            return (shrunk(images, share, patch_size), *rest), {**kwargs, **more}
+
+        undo.callback(embedding.register_forward_pre_hook(shrink, with_kwargs=True).remove)
 
     def _watch_images(self, undo: ExitStack, embedding: nn.Module) -> None:
         """Note the size of the images that enter a module, for the grid."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -161,10 +162,21 @@ class HFVision(ViTAdapter):
         """Return (rows, columns) of the patches of the images that are on their way; None if they do not fit."""
         if self._image_size is None:
             return None
-        size = self.net.config.patch_size
-        high, wide = (size, size) if isinstance(size, int) else size
-        rows, columns = self._image_size[0] // high, self._image_size[1] // wide
+        rows, columns = (side // pixels for side, pixels in zip(self._image_size, self._patch_size, strict=True))
         return (rows, columns) if rows * columns == patches else None
+
+    @property
+    def _patch_size(self) -> tuple[int, int]:
+        size = self.net.config.patch_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    @property
+    def _embedding(self) -> tuple[nn.Module, tuple[int, int]] | None:
+        return self.net.embeddings, self._patch_size
+
+    def _take_any_size(self, undo: ExitStack) -> dict[str, Any]:
+        told = "interpolate_pos_encoding" in signature(self.net.embeddings.forward).parameters
+        return {"interpolate_pos_encoding": True} if told else {}  # DINOv2 always does
 
     def _mask(self, stream: TokenStream, x: Tensor) -> dict[str, Any]:
         """Return the mask in the form that the network's implementation of attention takes."""

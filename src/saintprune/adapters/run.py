@@ -142,6 +142,7 @@ class PrunedRun:
         stream: bookkeeping of the latest forward pass; `stream.positions` are the surviving patches.
         deferred: [B] bool, images of the latest forward pass that were answered anew without pruning; None where the
             plan does not defer.
+        tokens_of_whole: tokens of an image before it shrank, special ones included; None where the plan resizes none.
     """
 
     depth: int
@@ -151,6 +152,7 @@ class PrunedRun:
     events: list[LayerEvent] = field(default_factory=list)
     stream: TokenStream | None = None
     deferred: Tensor | None = None
+    tokens_of_whole: int | None = None
 
     @property
     def current(self) -> TokenStream:
@@ -213,15 +215,20 @@ class PrunedRun:
 
     @property
     def tokens_at_entry(self) -> float:
-        """Tokens of a sample before the first block, special ones included."""
-        return float(self.current.patches_at_entry + self.current.prefix)
+        """Tokens of a sample before the first block of the unpruned network, special ones included."""
+        return float(self.tokens_of_whole or self._entered)
 
     @property
     def tokens_per_layer(self) -> list[float]:
         """Mean tokens per sample that leave each block, special ones and second passes of deferred images included."""
-        tokens, after = self.tokens_at_entry, {event.layer: event.tokens_after for event in self.events}
-        again = 0.0 if self.deferred is None else self.deferred.double().mean().item() * tokens
+        tokens, after = float(self._entered), {event.layer: event.tokens_after for event in self.events}
+        again = 0.0 if self.deferred is None else self.deferred.double().mean().item() * self.tokens_at_entry
         return [(tokens := after.get(layer, tokens)) + again for layer in range(self.depth)]
+
+    @property
+    def _entered(self) -> int:
+        """Tokens of a sample before the first block."""
+        return self.current.patches_at_entry + self.current.prefix
 
 
 @dataclass(eq=False)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
+from timm.layers import Format, PatchEmbed
 from timm.layers.attention_pool import AttentionPoolLatent
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -100,6 +101,21 @@ class TimmAdapter(ViTAdapter):
             return None
         rows, columns = size_of(self._image_size)
         return (rows, columns) if rows * columns == patches else None
+
+    @property
+    def _embedding(self) -> tuple[nn.Module, tuple[int, int]] | None:
+        embedding = self.net.patch_embed
+        return (embedding, embedding.patch_size) if isinstance(embedding, PatchEmbed) else None
+
+    def _take_any_size(self, undo: ExitStack) -> dict[str, Any]:
+        """Switch on what timm makes with `dynamic_img_size=True`."""
+        patch(undo, self.net, "dynamic_img_size", True)
+        for name, value in {"strict_img_size": False, "flatten": False, "output_fmt": Format.NHWC}.items():
+            patch(undo, self.net.patch_embed, name, value)
+        rope = getattr(self.net, "rope", None)
+        if hasattr(rope, "_use_cached_embed"):  # of rotary positions that were worked out for one size
+            patch(undo, rope, "_use_cached_embed", False)
+        return {}
 
     def _pool_forward(self, original: Callable[..., Tensor], run: PrunedRun) -> Callable[..., Tensor]:
         """Return a `net.pool` that leaves out padding and, where asked for, weighs tokens by their sizes."""

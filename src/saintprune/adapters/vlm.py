@@ -18,6 +18,7 @@ from saintprune.adapters.decoder_run import DecoderRun
 from saintprune.adapters.hf_decoder import DROPPED, HFDecoder
 from saintprune.adapters.instruction import Instruction
 from saintprune.adapters.projector import Projection
+from saintprune.adapters.resize import not_resized
 from saintprune.adapters.run import LayerEvent, PrunedRun
 from saintprune.adapters.vlm_families import check_vision, family_of, last_read_block, tower_of
 from saintprune.errors import SaintpruneError
@@ -112,6 +113,8 @@ class VLM:
         """
         if plan.defer is not None:
             raise not_here(self.net)
+        if plan.resize is not None:
+            raise not_resized(self.net, "has a place in its prompt for every token of an image")
         check_vision(self.net, self.family, self.tower, self._read(plan))
         plan.at("language", self.depth)
         plan.at("projector", 1)

@@ -34,24 +34,34 @@ class OutOfReach(SaintpruneError):
 
 @dataclass(frozen=True)
 class Knob:
-    """The one number of a plan that calibration turns: the method's threshold, or the schedule's total drop.
+    """The one number of a plan that calibration turns.
 
-    A method with a threshold and no schedule is turned by its threshold, `1 - 2 strength²` (from 1, which drops least,
-    to -1, and finest near 1, where the keys of real networks lie); any other by `schedule.drop`, from 0 to 1.
+    A plan that resizes and defers is turned by `defer`, the margin: its first pass, which is to be cheap, stays as it
+    is. One that only resizes is turned by `resize`. Both go from 1, which saves nothing, to nearly 0. Otherwise it is
+    the method's threshold where it has one and no schedule, `1 - 2 strength²` (from 1, which drops least, to -1, and
+    finest near 1, where the keys of real networks lie), or else the total drop of the schedule, `schedule.drop`, from
+    0 to 1.
+
+    Attributes:
+        plan: whose number it is.
+        stage: the stage that the number belongs to; None where it is the plan's own.
+        name: of the number.
     """
 
     plan: Plan
-    stage: str
+    stage: str | None
     name: str
 
     @classmethod
     def of(cls, plan: Plan) -> Knob:
-        """Return the knob of a plan with one stage.
+        """Return the knob of a plan.
 
         Raises:
             OutOfReach: the method has no number to turn.
-            SaintpruneError: the plan has no stage, or several.
+            SaintpruneError: the plan has neither one stage nor a number of its own to turn.
         """
+        if plan.resize is not None and (plan.defer is not None or not plan.stages):
+            return cls(plan, None, "resize" if plan.defer is None else "defer")
         if len(plan.stages) != 1:
             raise SaintpruneError(f"calibration turns one number, but the plan has {len(plan.stages)} stages, not one")
         ((name, stage),) = plan.stages.items()
@@ -62,6 +72,8 @@ class Knob:
 
     def value(self, strength: float) -> float:
         """Return the knob's value at a strength of 0 (prunes least) to 1 (most)."""
+        if self.stage is None:
+            return max(round(1 - strength, DIGITS), 10**-DIGITS)  # 0 would be no margin, and no image
         return round(1 - 2 * strength**2 if self.name == "method.threshold" else strength, DIGITS)
 
     def turned(self, strength: float) -> Plan:
@@ -70,6 +82,8 @@ class Knob:
 
     def at(self, value: float) -> Plan:
         """Return the plan with the knob at a value."""
+        if self.stage is None:
+            return replace(self.plan, **{self.name: value}, calibrated=None)
         stage = self.plan.stages[self.stage]
         if self.name == "method.threshold":
             stage = replace(stage, method=replace(stage.method, threshold=value))  # type: ignore[call-arg]
@@ -83,7 +97,7 @@ class Calibrated:
     """What a calibration found: the plan, its knob's value, and what it does to the calibration images."""
 
     plan: Plan
-    stage: str
+    stage: str | None
     knob: str
     value: float
     measured: Measured
@@ -137,7 +151,7 @@ class Calibrator:
         starts again on that side, twice at most.
 
         Args:
-            plan: a plan with one stage.
+            plan: a plan with one stage, or one that resizes (see `Knob`).
             target: to meet.
             steps: of bisection; 10 settle a share to 0.001.
             advance: is told the share of the work that is done, 0..1.
@@ -167,7 +181,7 @@ class Calibrator:
         """Return the strength that costs least: 1, but for a plan that defers, which beyond some strength is unsure of
         so many images that it saves nothing.
         """
-        if knob.plan.defer is None:
+        if knob.plan.defer is None or knob.name == "defer":
             return 1.0
 
         def cost(strength: float) -> float:
@@ -219,11 +233,15 @@ class Calibrator:
     def _out_of_reach(self, knob: Knob, most: float, target: Target) -> OutOfReach:
         """Return the error of a target that the strongest pruning falls short of."""
         found, defer = self.measure(knob.turned(most), timed=True), knob.plan.defer
-        layers = len(knob.plan.stages[knob.stage].resolve(self.adapter.depth))
-        less = "" if defer is None else f", defer less than defer={defer:g}"
+        if knob.stage is None:
+            where, more = "", "" if defer is None else "Prune more in the first pass (resize, schedule.drop) or a"
+        else:
+            layers = len(knob.plan.stages[knob.stage].resolve(self.adapter.depth))
+            less = "" if defer is None else f", defer less than defer={defer:g}"
+            where, more = f" on {layers} layers", f"Prune more layers{less} or a"
         return OutOfReach(
-            f"calibration.target={target} is out of reach: {knob.name}={knob.value(most):g} on {layers} layers,"
-            f" the strongest pruning, gets to {found}. Prune more layers{less} or ask for less"
+            f"calibration.target={target} is out of reach: {knob.name}={knob.value(most):g}{where},"
+            f" the strongest pruning, gets to {found}. {more or 'A'}sk for less"
         )
 
     def _exceeds(self, plan: Plan, target: Target) -> bool:
