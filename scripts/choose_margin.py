@@ -2,15 +2,18 @@
 
     python scripts/choose_margin.py RECORD.json pruning=ward [KEY=VALUE ...]    as for run.py, such as model=vit_s14
 
-The first pass is calibrated to several shares of the FLOPs; an image whose margin between the two likeliest classes is
-below `pruning.defer` costs a whole unpruned pass more and gets the unpruned answer. From one look at the images follow
-all margins. No test image is looked at.
+The first pass is calibrated to several shares of the FLOPs, or, where the pruning resizes (pruning=glance), sees images
+at several sizes and drops several shares; an image whose margin between the two likeliest classes is below
+`pruning.defer` costs a whole unpruned pass more and gets the unpruned answer. From one look at the images follow all
+margins. No test image is looked at.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,13 @@ from saintprune.calibration.search import Calibrator, OutOfReach
 from saintprune.calibration.targets import Target
 from saintprune.errors import SaintpruneError
 from saintprune.parts import console
+from saintprune.plan import Plan, Schedule
 from saintprune.reporting.records import write_figures
 from saintprune.workbench import open_run, outputs, training_images
 
 IMAGES = 256
 FIRST = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)  # FLOPs of the first pass
+SIZES, DROPS = tuple(side / 16 for side in (8, 9, 10, 12, 14, 16)), (0.0, 0.7, 0.8, 0.9, 0.95)
 MARGINS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 
 
@@ -43,14 +48,15 @@ def main(path: Path, overrides: list[str]) -> None:
     once = replace(parts.plan, defer=None)
     unpruned = outputs(parts, batches)
     rows: list[dict[str, Any]] = []
-    for flops in track(FIRST, description="first passes", console=console):
-        try:
-            found = calibrator.search(once, Target("flops", flops))
-        except OutOfReach as error:
-            rows.append({"first": flops, "out_of_reach": str(error)})
-            continue
-        pruned = outputs(parts, batches, found.plan)
-        rows += [cascade(found.measured.flops, margin, pruned, unpruned) for margin in MARGINS]
+    for first, plan in track(list(firsts(once)), description="first passes", console=console):
+        if "flops" in first:
+            try:
+                plan = calibrator.search(plan, Target("flops", first["flops"])).plan
+            except OutOfReach as error:
+                rows.append({**first, "out_of_reach": str(error)})
+                continue
+        cost, pruned = calibrator.measure(plan, timed=False).flops, outputs(parts, batches, plan)
+        rows += [first | cascade(cost, margin, pruned, unpruned) for margin in MARGINS]
     record = {
         "what": "cost (share of the unpruned FLOPs, both passes) and same answers of a cascade, on training images",
         "model": parts.cfg.model.name,
@@ -61,6 +67,19 @@ def main(path: Path, overrides: list[str]) -> None:
     }
     write_figures(path, record)
     show(rows)
+
+
+def firsts(once: Plan) -> Iterator[tuple[dict[str, Any], Plan]]:
+    """Yield what tells the first passes apart, and their plans: to be calibrated where that is a share of the FLOPs."""
+    if once.resize is None:
+        yield from (({"flops": flops}, once) for flops in FIRST)
+        return
+    for size, drop in product(SIZES, DROPS if once.stages else (0.0,)):
+        stages = {
+            name: replace(stage, schedule=Schedule.dropping(drop, stage.schedule))
+            for name, stage in once.stages.items()
+        }
+        yield {"resize": size, "drop": drop}, replace(once, stages=stages if drop else {}, resize=size)
 
 
 def cascade(first: float, margin: float, pruned: Tensor, unpruned: Tensor) -> dict[str, Any]:
@@ -84,12 +103,15 @@ def cascade(first: float, margin: float, pruned: Tensor, unpruned: Tensor) -> di
 def show(rows: list[dict[str, Any]]) -> None:
     """Print cost and same answers, a row per first pass and a column per margin."""
     table = Table(title="cost: same answers, by margin")
-    measured = [row for row in rows if "margin" in row]
     for name in ("first pass", *(f"{margin:g}" for margin in MARGINS)):
         table.add_column(name, justify="right")
-    for first in dict.fromkeys(row["first"] for row in measured):
-        cells = [f"{row['cost']:.2f}: {row['agreement']:.1%}" for row in measured if row["first"] == first]
-        table.add_row(f"{first:.2f}", *cells)
+    passes: dict[str, list[str]] = {}
+    for row in rows:
+        if "margin" in row:
+            name = ", ".join(f"{key} {row[key]:g}" for key in ("flops", "resize", "drop") if key in row)
+            passes.setdefault(name, []).append(f"{row['cost']:.2f}: {row['agreement']:.1%}")
+    for name, cells in passes.items():
+        table.add_row(name, *cells)
     console.print(table)
 
 

@@ -26,7 +26,7 @@ from saintprune.reporting.results import Row, read_rows, target_of
 from saintprune.reporting.tables import layers_line
 
 OURS = "ward"
-PAGES = ("README.md", "docs/cascade.md", "docs/findings.md", "docs/ward.md")
+PAGES = ("README.md", "docs/cascade.md", "docs/findings.md", "docs/glance.md", "docs/ward.md")
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(
     r"(<!-- results: (\S+)(?: by (share|selecting|speed|pairs)(?: of (\w+))?)? -->\n).*?(<!-- /results -->)", re.DOTALL

@@ -7,6 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch.loggers import CSVLogger
+from omegaconf import OmegaConf
 
 from saintprune import wiring
 from saintprune.config import config_dir, register
@@ -84,6 +85,15 @@ def test_calibrate_writes_a_pruning_that_loads(run, tmp_path, monkeypatch):
     finally:
         target.unlink()
     assert again.delta["gflops_ratio"] == pytest.approx(record.calibration["measured"]["flops"], abs=0.01)
+
+
+@pytest.mark.parametrize(("pruning", "knob"), [("downsample", "resize"), ("glance", "defer")])
+def test_calibrated_values_of_a_plan_itself_are_written(run, monkeypatch, tmp_path, pruning, knob):
+    conf = tmp_path / "conf"
+    monkeypatch.setattr(wiring, "own_config_dir", lambda: conf)
+    record, _ = run("task=calibrate", f"pruning={pruning}", "calibration.target=flops:0.9")
+    written = OmegaConf.load(next(conf.rglob("*.yaml")))
+    assert record.calibration["knob"] == knob and written[knob] == record.calibration["value"]
 
 
 def test_a_target_calibrates_before_evaluating(run):

@@ -96,6 +96,27 @@ def test_a_cascade_is_not_driven_beyond_where_it_costs_least(calibrator, monkeyp
         calibrator.search(plan, Target("flops", 0.3))
 
 
+@pytest.mark.parametrize("kind", ["flops", "tokens"])
+def test_a_smaller_picture_is_turned_by_its_size(calibrator, kind):
+    found = calibrator.search(Plan(resize=0.5), Target(kind, 0.4))
+    assert found.knob == "resize" and found.stage is None and found.plan.resize == found.value
+    assert round(4 * found.value) == 2, "two of four patches a side; three have more than half of the cost"
+    assert getattr(found.measured, kind) <= 0.4 < getattr(calibrator.measure(Plan(resize=0.75), timed=False), kind)
+
+
+def test_a_glance_is_turned_by_its_margin(calibrator):
+    glance = replace(RANDOM, resize=0.5, defer=0.3)
+    first = calibrator.measure(replace(glance, defer=None), timed=False)
+    found = calibrator.search(glance, Target("flops", 0.7))
+    assert found.knob == "defer" and found.plan == replace(glance, defer=found.value)
+    assert first.flops < found.measured.flops <= 0.7
+    more = calibrator.measure(replace(glance, defer=min(found.value + 0.2, 1.0)), timed=False)
+    assert more.flops > 0.7 and more.agreement >= found.measured.agreement
+    assert calibrator.search(glance, Target("agreement", 1.0)).measured.agreement == 1.0
+    with pytest.raises(OutOfReach, match=r"defer=0\.0001, the strongest.*in the first pass.*or ask for less"):
+        calibrator.search(glance, Target("flops", first.flops / 2))
+
+
 def test_out_of_reach_says_how_far_it_got(calibrator):
     with pytest.raises(
         SaintpruneError, match=r"flops:0.01 is out of reach.*on 2 layers, the strongest.*gets to FLOPs 0\.\d+"
