@@ -113,8 +113,9 @@ def prune(
 ) -> Pruned:
     """Let a network prune its image tokens from now on, or for the `with` block that this stands in.
 
-    Give at most one of `speedup`, `flops`, `tokens` and `agreement`, which calibrate the method's threshold or
-    schedule on `images` first (some seconds to minutes), or `drop`, which needs no calibration.
+    Give at most one of `speedup`, `flops`, `tokens` and `agreement`, which calibrate one number of the plan on `images`
+    first (some seconds to minutes), such as the method's threshold or its schedule, or `drop`, which needs no
+    calibration.
 
     Args:
         model: a `VisionTransformer` or `Eva` of timm, or a vision tower or vision-language model of transformers; it

@@ -1,4 +1,4 @@
-"""Find the threshold, or the schedule, that meets a target on unlabelled inputs."""
+"""Find the threshold, the schedule or another number of a plan that meets a target on unlabelled inputs."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # transformers takes its time, and a timm network does withou
 
 DIGITS = 4
 RESTARTS, SLACK = 2, 0.05  # of a search by the clock, whose result may be so far off
+STEPS_OF_SIZE = 6  # of bisection: images have some dozens of patches a side
 
 
 class OutOfReach(SaintpruneError):
@@ -153,7 +154,7 @@ class Calibrator:
         Args:
             plan: a plan with one stage, or one that resizes (see `Knob`).
             target: to meet.
-            steps: of bisection; 10 settle a share to 0.001.
+            steps: of bisection; 10 settle a share to 0.001. For the size of images 6 at most.
             advance: is told the share of the work that is done, 0..1.
 
         Raises:
@@ -163,6 +164,7 @@ class Calibrator:
         if target.kind == "agreement" and not self.classifies:
             raise SaintpruneError(f"calibration.target={target} needs answers, but this network gives features")
         knob = Knob.of(plan)
+        steps = min(steps, STEPS_OF_SIZE) if knob.name == "resize" else steps
         most = self._most(knob)
         if not self._exceeds(knob.turned(most), target):
             if target.kind != "agreement":
