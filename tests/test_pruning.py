@@ -111,6 +111,35 @@ def test_drop_keeps_the_shape_of_the_schedule(net) -> None:
         assert pruned.plan.stages["vision"].schedule == Schedule(drop=0.5)
 
 
+def test_of_several_methods_the_one_that_keeps_the_most_answers(net, images) -> None:
+    names = ["ward", "downsample", "random"]
+    alone = {}
+    for name in names:
+        with prune(net, name, flops=0.6, images=images) as pruned:
+            alone[name] = pruned.calibrated
+    best = max(alone.values(), key=lambda found: found.measured.agreement)
+    assert len({found.measured.agreement for found in alone.values()}) > 1, "else anything would pass"
+    for order in (names, names[::-1]):
+        with prune(net, order, flops=0.6, images=images) as pruned:
+            assert pruned.calibrated.measured.agreement == best.measured.agreement and pruned.run.depth == 4
+    with prune(net, ["ats", "downsample"], flops=0.6, images=images) as pruned:  # one of them cannot get there
+        assert pruned.calibrated.knob == "resize"
+    by_cost = []
+    for method in (*names, names):
+        with prune(net, method, agreement=0.8, images=images) as pruned:
+            by_cost.append(pruned.calibrated.measured.flops)
+    assert by_cost[-1] == min(by_cost[:-1]) < max(by_cost)
+    with pytest.raises(SaintpruneError, match="chosen among by what they do to images"):
+        prune(net, names)
+    with pytest.raises(SaintpruneError, match="no method is given"):
+        prune(net, [])
+    with pytest.raises(SaintpruneError, match=r"flops:0\.01 is out of reach"):
+        prune(net, ["ats", "evit"], flops=0.01, images=images)
+    net.reset_classifier(0)
+    with pytest.raises(SaintpruneError, match="this network gives features"):
+        prune(net, names, flops=0.6, images=images)
+
+
 def test_a_loader_is_read_no_further_than_needed(net, images) -> None:
     def loader():
         yield images, torch.zeros(6)

@@ -10,7 +10,7 @@ What it leaves out (kinds of positions and caches, pooling by sizes, timed selec
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ from saintprune.adapters.base import ViTAdapter
 from saintprune.adapters.borrow import patch
 from saintprune.adapters.choose import adapter_for
 from saintprune.calibration.inputs import batches_of, noise_for
-from saintprune.calibration.search import Calibrated, Calibrator, Knob
+from saintprune.calibration.search import Calibrated, Calibrator, Knob, OutOfReach
 from saintprune.calibration.targets import Target
 from saintprune.errors import SaintpruneError
 from saintprune.named_plan import named_plan
@@ -98,7 +98,7 @@ class Pruned:
 
 def prune(
     model: nn.Module,
-    method: str | Plan = "saint",
+    method: str | Plan | Sequence[str | Plan] = "saint",
     *,
     speedup: float | None = None,
     flops: float | None = None,
@@ -120,7 +120,9 @@ def prune(
     Args:
         model: a `VisionTransformer` or `Eva` of timm, or a vision tower or vision-language model of transformers; it
             is borrowed, not copied.
-        method: name of a pruning (`pruning=NAME` on the command line), or a plan.
+        method: name of a pruning (`pruning=NAME` on the command line), or a plan. Of several, such as
+            `["ward_cascade", "glance"]`, each is calibrated, and that is taken which keeps the most answers on `images`
+            (for an `agreement`: which leaves the fewest FLOPs).
         speedup: factor to reach, such as 2.0, measured here, at the batch size of `images`.
         flops: share of the FLOPs to leave, such as 0.5.
         tokens: share of the mean tokens per layer to leave, such as 0.5.
@@ -149,19 +151,53 @@ def prune(
     if images is not None and target is None:
         raise SaintpruneError("images are there to calibrate on: give speedup=, flops=, tokens= or agreement= as well")
     adapter = adapter_for(model)
-    plan = named_plan(method, settings)
-    plan = _with(plan, {"defer": defer, "resize": resize})
-    if drop is not None:
-        plan = named_plan(plan, {"schedule": _schedule(drop, plan)})
+    plans = [_plan(each, settings, drop, {"defer": defer, "resize": resize}) for each in _each(method)]
     if target is None:
-        _warn_of_thresholds(plan, settings)
-        return Pruned(model, adapter, plan)
+        if len(plans) > 1:
+            raise SaintpruneError(
+                "several methods are chosen among by what they do to images: give a target and images="
+            )
+        _warn_of_thresholds(plans[0], settings)
+        return Pruned(model, adapter, plans[0])
     if model.training:
         raise SaintpruneError("the network is in training mode, whose dropout no calibration should see: net.eval()")
-    batches = _noise(adapter, plan, samples) if images is None else batches_of(images, adapter, samples)
-    steps = STEPS_OF_TIME if target.kind == "speedup" else STEPS
-    calibrated = _calibrator(model, adapter, batches).search(plan, target, steps)
+    batches = _noise(adapter, plans[0], samples) if images is None else batches_of(images, adapter, samples)
+    calibrated = _best(_calibrator(model, adapter, batches), plans, target)
     return Pruned(model, adapter, calibrated.plan, calibrated)
+
+
+def _each(method: str | Plan | Sequence[str | Plan]) -> list[str | Plan]:
+    """Return the methods that are asked for, one at least."""
+    methods = [method] if isinstance(method, (str, Plan)) else list(method)
+    if not methods:
+        raise SaintpruneError("no method is given: name one, such as 'ward'")
+    return methods
+
+
+def _plan(method: str | Plan, settings: Mapping[str, Any], drop: float | None, own: Mapping[str, Any]) -> Plan:
+    """Return a plan with values changed: of its stages, of its schedule and of its own."""
+    plan = _with(named_plan(method, settings), own)
+    return plan if drop is None else named_plan(plan, {"schedule": _schedule(drop, plan)})
+
+
+def _best(calibrator: Calibrator, plans: Sequence[Plan], target: Target) -> Calibrated:
+    """Return the calibrated plan that keeps the most answers, or leaves the fewest FLOPs at a share of them."""
+    if len(plans) > 1 and not calibrator.classifies:
+        raise SaintpruneError("several methods are chosen among by their answers, but this network gives features")
+    found, failed = [], []
+    for plan in plans:
+        try:
+            found.append(calibrator.search(plan, target, STEPS_OF_TIME if target.kind == "speedup" else STEPS))
+        except OutOfReach as error:
+            failed.append(error)
+    if not found:
+        raise failed[0]
+
+    def merit(one: Calibrated) -> float:
+        agreement = one.measured.agreement or 0.0
+        return -one.measured.flops if target.kind == "agreement" else agreement
+
+    return max(found, key=merit)
 
 
 def _target(given: Mapping[str, float | None]) -> Target | None:

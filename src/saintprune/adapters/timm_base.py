@@ -105,14 +105,17 @@ class TimmAdapter(ViTAdapter):
     @property
     def _embedding(self) -> tuple[nn.Module, tuple[int, int]] | None:
         embedding = self.net.patch_embed
-        return (embedding, embedding.patch_size) if isinstance(embedding, PatchEmbed) else None
+        if not isinstance(embedding, PatchEmbed):
+            return None
+        rows, columns = embedding.patch_size
+        return embedding, (int(rows), int(columns))
 
     def _take_any_size(self, undo: ExitStack) -> dict[str, Any]:
         """Switch on what timm makes with `dynamic_img_size=True`."""
         patch(undo, self.net, "dynamic_img_size", True)
         for name, value in {"strict_img_size": False, "flatten": False, "output_fmt": Format.NHWC}.items():
             patch(undo, self.net.patch_embed, name, value)
-        rope = getattr(self.net, "rope", None)
+        rope: Any = getattr(self.net, "rope", None)
         if hasattr(rope, "_use_cached_embed"):  # of rotary positions that were worked out for one size
             patch(undo, rope, "_use_cached_embed", False)
         return {}
