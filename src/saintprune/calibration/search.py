@@ -235,15 +235,18 @@ class Calibrator:
     def _out_of_reach(self, knob: Knob, most: float, target: Target) -> OutOfReach:
         """Return the error of a target that the strongest pruning falls short of."""
         found, defer = self.measure(knob.turned(most), timed=True), knob.plan.defer
-        if knob.stage is None:
-            where, more = "", "" if defer is None else "Prune more in the first pass (resize, schedule.drop) or a"
-        else:
-            layers = len(knob.plan.stages[knob.stage].resolve(self.adapter.depth))
+        where = ""
+        if knob.stage is not None:
+            where = f" on {len(knob.plan.stages[knob.stage].resolve(self.adapter.depth))} layers"
             less = "" if defer is None else f", defer less than defer={defer:g}"
-            where, more = f" on {layers} layers", f"Prune more layers{less} or a"
+            advice = f"Prune more layers{less} or ask for less"
+        elif defer is not None:
+            advice = "Prune more in the first pass (resize, schedule.drop) or ask for less"
+        else:
+            advice = "Ask for less"
         return OutOfReach(
             f"calibration.target={target} is out of reach: {knob.name}={knob.value(most):g}{where},"
-            f" the strongest pruning, gets to {found}. {more or 'A'}sk for less"
+            f" the strongest pruning, gets to {found}. {advice}"
         )
 
     def _exceeds(self, plan: Plan, target: Target) -> bool:
