@@ -41,6 +41,15 @@ def make(family, attention="sdpa"):
     return net, images
 
 
+def classifier():
+    """Return (a ViTForImageClassification, images [6, 3, 32, 32])."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = transformers.ViTConfig(**SMALL, **MLP, num_labels=5)
+        net = transformers.ViTForImageClassification(config).eval()
+    return net.requires_grad_(False), torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+
 def by_hand(family, net, images, reductions, proportional=False, by_size=False):
     """A slow oracle: the tower's forward pass, one image at a time, in plain matrix products.
 

@@ -50,9 +50,11 @@ def _by_stage(plan: Plan, settings: Mapping[str, Any]) -> dict[str, Mapping[str,
     rest = {name: value for name, value in settings.items() if name not in found}
     if not rest:
         return found
+    if not plan.stages:
+        raise SaintpruneError(f"{', '.join(rest)}: the plan has no stage that could take it; name one that prunes")
     if len(plan.stages) != 1:
         stages = ", ".join(plan.stages)
-        example = f"{next(iter(plan.stages), 'vision')}={{{next(iter(rest))!r}: …}}"
+        example = f"{next(iter(plan.stages))}={{{next(iter(rest))!r}: …}}"
         raise SaintpruneError(f"{', '.join(rest)}: the plan has the stages {stages}; say which, such as {example}")
     (stage,) = plan.stages
     return {stage: {**found.get(stage, {}), **rest}}

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from saintprune.adapters.base import ViTAdapter
 from saintprune.adapters.borrow import patch
 from saintprune.adapters.choose import adapter_for
+from saintprune.calibration.among import best_of
 from saintprune.calibration.inputs import batches_of, noise_for
-from saintprune.calibration.search import Calibrated, Calibrator, Knob, OutOfReach
+from saintprune.calibration.search import Calibrated, Calibrator, Knob
 from saintprune.calibration.targets import Target
 from saintprune.errors import SaintpruneError
 from saintprune.named_plan import named_plan
@@ -162,7 +163,8 @@ def prune(
     if model.training:
         raise SaintpruneError("the network is in training mode, whose dropout no calibration should see: net.eval()")
     batches = _noise(adapter, plans[0], samples) if images is None else batches_of(images, adapter, samples)
-    calibrated = _best(_calibrator(model, adapter, batches), plans, target)
+    steps = STEPS_OF_TIME if target.kind == "speedup" else STEPS
+    calibrated = best_of(_calibrator(model, adapter, batches), plans, target, steps)
     return Pruned(model, adapter, calibrated.plan, calibrated)
 
 
@@ -178,26 +180,6 @@ def _plan(method: str | Plan, settings: Mapping[str, Any], drop: float | None, o
     """Return a plan with values changed: of its stages, of its schedule and of its own."""
     plan = _with(named_plan(method, settings), own)
     return plan if drop is None else named_plan(plan, {"schedule": _schedule(drop, plan)})
-
-
-def _best(calibrator: Calibrator, plans: Sequence[Plan], target: Target) -> Calibrated:
-    """Return the calibrated plan that keeps the most answers, or leaves the fewest FLOPs at a share of them."""
-    if len(plans) > 1 and not calibrator.classifies:
-        raise SaintpruneError("several methods are chosen among by their answers, but this network gives features")
-    found, failed = [], []
-    for plan in plans:
-        try:
-            found.append(calibrator.search(plan, target, STEPS_OF_TIME if target.kind == "speedup" else STEPS))
-        except OutOfReach as error:
-            failed.append(error)
-    if not found:
-        raise failed[0]
-
-    def merit(one: Calibrated) -> float:
-        agreement = one.measured.agreement or 0.0
-        return -one.measured.flops if target.kind == "agreement" else agreement
-
-    return max(found, key=merit)
 
 
 def _target(given: Mapping[str, float | None]) -> Target | None:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification
 
 import families
 import hf_families
@@ -120,15 +119,8 @@ def test_an_error_in_the_second_pass_leaves_the_pruning_as_it_was():
     hf_families.assert_same_footprint(before, hf_families.footprint(net))
 
 
-def classifier():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = ViTForImageClassification(ViTConfig(**hf_families.SMALL, **hf_families.MLP, num_labels=5)).eval()
-    return net.requires_grad_(False), torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(2))
-
-
 def test_a_classifier_of_transformers():
-    net, images = classifier()
+    net, images = hf_families.classifier()
     unpruned = net(pixel_values=images).logits
     with HFVision(net).pruned(Plan({"vision": WARD})):
         pruned = net(pixel_values=images).logits

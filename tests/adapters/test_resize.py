@@ -4,7 +4,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from transformers import ViTConfig, ViTForImageClassification
 
 import families
 import hf_families
@@ -89,10 +88,8 @@ def test_a_tower_of_transformers_sees_what_it_would_with_interpolated_positions(
 
 
 def classifier():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = ViTForImageClassification(ViTConfig(**hf_families.SMALL, **hf_families.MLP, num_labels=5)).eval()
-    return net.requires_grad_(False), HFVision, torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    net, images = hf_families.classifier()
+    return net, HFVision, images
 
 
 def whole(net, images):
@@ -138,6 +135,8 @@ def test_in_one_call():
         assert pruned.plan.resize == pruned.calibrated.value < 1
     with prune(net, "glance", agreement=0.9, images=images) as pruned:
         assert pruned.calibrated.knob == "defer" and pruned.calibrated.measured.agreement >= 0.9
+    with pytest.raises(SaintpruneError, match="schedule: the plan has no stage"):
+        prune(net, "downsample", drop=0.5)
     with pytest.raises(SaintpruneError, match=r"resize is 1\.5, but must be a share"):
         prune(net, "tome", resize=1.5)
 

@@ -16,7 +16,7 @@ from saintprune.adapters import spread
 from saintprune.adapters.borrow import borrow, patch, refuse_other_sites
 from saintprune.adapters.cascade import deferring, not_here
 from saintprune.adapters.observed import ObservedBlock
-from saintprune.adapters.resize import not_resized, shrunk
+from saintprune.adapters.resize import not_resized, shrink_what_enters
 from saintprune.adapters.run import Observed, PrunedRun, TokenStream
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan, Step
@@ -152,8 +152,9 @@ class ViTAdapter(ABC):
             installed = undo.enter_context(ExitStack())
 
             def install() -> None:
-                if plan.resize is not None:
-                    self._shrink_images(installed, run, plan.resize)  # before others see what enters
+                if plan.resize is not None and self._embedding is not None:  # before others see what enters
+                    told = self._take_any_size(installed)
+                    shrink_what_enters(installed, run, *self._embedding, self.prefix, plan.resize, told)
                 self._install(installed, run, steps)
 
             @contextmanager
@@ -237,20 +238,6 @@ class ViTAdapter(ABC):
             undo.callback(query.register_forward_hook(catch_query).remove)
         if "values" in reads:
             self._watch_values(undo, block, observed)
-
-    def _shrink_images(self, undo: ExitStack, run: PrunedRun, share: float) -> None:
-        """Let images enter the network at a share of their sides."""
-        assert self._embedding is not None
-        embedding, patch_size = self._embedding
-        more = self._take_any_size(undo)
-
-        def shrink(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            images, *rest = args
-            rows, columns = (side // pixels for side, pixels in zip(images.shape[-2:], patch_size, strict=True))
-            run.tokens_of_whole = self.prefix + rows * columns
-            return (shrunk(images, share, patch_size), *rest), {**kwargs, **more}
-
-        undo.callback(embedding.register_forward_pre_hook(shrink, with_kwargs=True).remove)
 
     def _watch_images(self, undo: ExitStack, embedding: nn.Module) -> None:
         """Note the size of the images that enter a module, for the grid."""

@@ -23,6 +23,7 @@ from transformers.models.vit.modeling_vit import ViTForImageClassification, ViTL
 
 from saintprune.adapters.base import ViTAdapter
 from saintprune.adapters.borrow import patch
+from saintprune.adapters.resize import whole_patches
 from saintprune.adapters.run import Observed, PrunedRun, TokenStream
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Step
@@ -162,7 +163,7 @@ class HFVision(ViTAdapter):
         """Return (rows, columns) of the patches of the images that are on their way; None if they do not fit."""
         if self._image_size is None:
             return None
-        rows, columns = (side // pixels for side, pixels in zip(self._image_size, self._patch_size, strict=True))
+        rows, columns = whole_patches(self._image_size, self._patch_size)
         return (rows, columns) if rows * columns == patches else None
 
     @property

@@ -6,10 +6,51 @@ library that it comes from. What that is worth, and where it is not: docs/glance
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
 
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saintprune.adapters.run import PrunedRun
 from saintprune.errors import NotForThisModelError
+
+
+def shrink_what_enters(
+    undo: ExitStack,
+    run: PrunedRun,
+    embedding: nn.Module,
+    patch: tuple[int, int],
+    prefix: int,
+    share: float,
+    told: Mapping[str, Any],
+) -> None:
+    """Let images enter a network at a share of their sides.
+
+    Args:
+        undo: takes the undoing.
+        run: is told how many tokens the whole images would have.
+        embedding: module whose first argument are the images.
+        patch: (rows, columns) of pixels.
+        prefix: special tokens.
+        share: of each side, above 0 and at most 1.
+        told: what the module is told beside the images, by keyword.
+    """
+
+    def shrink(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        images, *rest = args
+        rows, columns = whole_patches(images.shape[-2:], patch)
+        run.tokens_of_whole = prefix + rows * columns
+        return (shrunk(images, share, patch), *rest), {**kwargs, **told}
+
+    undo.callback(embedding.register_forward_pre_hook(shrink, with_kwargs=True).remove)
+
+
+def whole_patches(sides: tuple[int, ...], patch: tuple[int, int]) -> tuple[int, int]:
+    """Return (rows, columns) of patches that images with sides (height, width) hold."""
+    rows, columns = (side // pixels for side, pixels in zip(sides, patch, strict=True))
+    return rows, columns
 
 
 def shrunk(images: Tensor, share: float, patch: tuple[int, int]) -> Tensor:
