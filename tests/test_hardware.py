@@ -82,12 +82,13 @@ def faults():
     for _ in range(10):
         torch.ones(8, 2**20).add(1)  # twice 32 MiB, 8192 pages each
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults(), keep_memory(), faults(), faults())
+print(faults(), keep_memory(), *(faults() for _ in range(9)))
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left alone")
 def test_memory_that_stays_is_not_mapped_anew():
     found = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    before, kept, _, after = found.stdout.split()
-    assert kept == "True" and int(after) < 100 < 10 * 8192 < int(before)
+    before, kept, *after = found.stdout.split()
+    most_rounds = sorted(map(int, after))[4]  # the heap grows by a tensor or two in the first, where others took a gap
+    assert kept == "True" and most_rounds < 100 < 10 * 8192 < int(before)

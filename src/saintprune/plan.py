@@ -166,7 +166,8 @@ class Plan:
     Attributes:
         stages: by name; two stages of one site must not share a layer.
         defer: of a classifier of images: those for which the probabilities of the two likeliest classes lie less than
-            this apart (0..1) are answered anew without pruning (docs/cascade.md); None takes the first answer.
+            this apart (0..1) are answered anew (docs/cascade.md); None takes the first answer.
+        second: with `defer`, the plan by which those are answered, which may defer in its turn; None is no pruning.
         resize: share of their sides, above 0 and at most 1, at which a vision tower sees its images, rounded to whole
             patches (docs/glance.md); schedules count from the patches that this leaves. None leaves images alone.
         calibrated: where the numbers come from, if a calibration wrote them: model, dataset, target and result.
@@ -176,6 +177,7 @@ class Plan:
     calibrated: Mapping[str, object] | None = None
     defer: float | None = None
     resize: float | None = None
+    second: Plan | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -183,11 +185,22 @@ class Plan:
             raise ValueError(f"defer is {self.defer}, but must be a difference of probabilities above 0, at most 1")
         if self.resize is not None and not 0 < self.resize <= 1:
             raise ValueError(f"resize is {self.resize}, but must be a share of the images' sides above 0, at most 1")
+        if self.second is not None and not isinstance(self.second, Plan):
+            raise ValueError(f"second is {self.second!r}, but must be a plan")
+        if self.second is not None and self.defer is None:
+            raise ValueError("second says how deferred images are answered, but nothing is deferred: give defer too")
         if not isinstance(self.stages, Mapping):
             raise ValueError(f"stages is {self.stages!r}, but must name stages, as the files in conf/pruning do")
         for name, stage in self.stages.items():
             if not isinstance(stage, Stage):
                 raise ValueError(f"stages.{name} is {stage!r}, but must be a stage: a site, layers and a method")
+
+    @property
+    def looks(self) -> tuple[Plan, ...]:
+        """This plan and those after it, each for the images that the one before defers; what the last one defers is
+        answered without pruning.
+        """
+        return (self, *(() if self.second is None else self.second.looks))
 
     @classmethod
     def vision(cls, method: Reducer, layers: str | Sequence[int | float] = "first_half", **stage: Any) -> Plan:
@@ -211,7 +224,8 @@ class Plan:
             else stage
             for name, stage in self.stages.items()
         }
-        return replace(self, stages=stages)
+        second = None if self.second is None else self.second.located(blocks)
+        return replace(self, stages=stages, second=second)
 
     def up_to(self, last: int, site: str, depth: int) -> Plan:
         """Return the plan with "all" and slices without an end closed at block `last`, beyond which a model reads

@@ -90,9 +90,12 @@ class Pruned:
 
     def __repr__(self) -> str:
         """Return the network, the stages and what was measured."""
-        stages = [f"{name}: {stage.method} on {stage.layers}" for name, stage in self.plan.stages.items()]
-        for name, value in (("resize", self.plan.resize), ("defer", self.plan.defer)):
-            stages += [] if value is None else [f"{name}: {value:g}"]
+        stages = []
+        for number, plan in enumerate(self.plan.looks):
+            then = "then " if number else ""
+            stages += [f"{then}{name}: {stage.method} on {stage.layers}" for name, stage in plan.stages.items()]
+            for name, value in (("resize", plan.resize), ("defer", plan.defer)):
+                stages += [] if value is None else [f"{then}{name}: {value:g}"]
         measured = [] if self.calibrated is None else [f"calibrated: {self.calibrated.measured}"]
         return f"Pruned({'; '.join([type(self.model).__name__, *stages, *measured])})"
 
@@ -129,9 +132,9 @@ def prune(
         tokens: share of the mean tokens per layer to leave, such as 0.5.
         agreement: share of the answers to keep, such as 0.98.
         drop: share of the patches that is gone after the last pruned layer.
-        defer: of a classifier: answer anew, without pruning, the images for which the probabilities of the two
-            likeliest classes lie less than this apart, such as 0.2 (docs/cascade.md); the targets above then count both
-            passes. None leaves it as it is in the plan.
+        defer: of a classifier: answer anew the images for which the probabilities of the two likeliest classes lie less
+            than this apart, such as 0.2, without pruning or as the plan's `second` says (docs/cascade.md); the targets
+            above then count all passes. None leaves it as it is in the plan.
         resize: of a vision tower: let it see images at this share of their sides, such as 0.75, and prune what is left
             of their patches (docs/glance.md). None leaves it as it is in the plan.
         images: unlabelled, as the network takes them: [B, C, H, W]; what a processor of transformers returns; or a

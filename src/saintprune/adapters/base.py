@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -121,12 +122,13 @@ class ViTAdapter(ABC):
                 where the network takes images of one size alone.
             SaintpruneError: it names layers that the network lacks.
         """
-        refuse_other_sites(plan, "vision", self.net, "a vision tower")
-        if plan.defer is not None and self.classifier is None:
-            raise not_here(self.net)
-        if plan.resize is not None and self._embedding is None:
-            raise not_resized(self.net, "takes images of one size alone")
-        plan.at("vision", self.depth)
+        for look in plan.looks:
+            refuse_other_sites(look, "vision", self.net, "a vision tower")
+            if look.defer is not None and self.classifier is None:
+                raise not_here(self.net)
+            if look.resize is not None and self._embedding is None:
+                raise not_resized(self.net, "takes images of one size alone")
+            look.at("vision", self.depth)
 
     @contextmanager
     def pruned(self, plan: Plan, *, timed: bool = False, recorded: bool = False) -> Iterator[PrunedRun]:
@@ -144,34 +146,54 @@ class ViTAdapter(ABC):
             SaintpruneError: the plan does not fit the network (see `check`), or the network is being pruned already.
         """
         self.check(plan)
-        steps = plan.at("vision", self.depth)
-        run = PrunedRun(self.depth, timed, recorded)
-        run.spreads = self._spreadings() if any(step.stage.spread for step in steps.values()) else []
+        runs = self._runs(plan, timed, recorded)
         with ExitStack() as undo:
             borrow(undo, self.net)
             installed = undo.enter_context(ExitStack())
-
-            def install() -> None:
-                if plan.resize is not None and self._embedding is not None:  # before others see what enters
-                    told = self._take_any_size(installed)
-                    shrink_what_enters(installed, run, *self._embedding, self.prefix, plan.resize, told)
-                self._install(installed, run, steps)
-
-            @contextmanager
-            def unpruned() -> Iterator[None]:
-                installed.close()
-                try:
-                    yield
-                finally:
-                    install()
-
-            install()
-
+            self._install(installed, plan, runs[0])
             if plan.defer is not None and self.classifier is not None:
-                note = partial(setattr, run, "deferred")
-                forward = deferring(self.classifier.forward, plan.defer, unpruned, note)
+                forward = self._cascade(self.classifier.forward, plan.looks, runs, installed)
                 patch(undo, self.classifier, "forward", forward)
-            yield run
+            yield runs[0]
+
+    def _runs(self, plan: Plan, timed: bool, recorded: bool) -> list[PrunedRun]:
+        """Return a run for each look of the plan; each knows the next."""
+        spreading = [any(stage.spread for stage in look.stages.values()) for look in plan.looks]
+        spreads = self._spreadings() if any(spreading) else []
+        runs = [PrunedRun(self.depth, timed, recorded, spreads if spread else []) for spread in spreading]
+        for run, second in pairwise(runs):
+            run.second = second
+        return runs
+
+    def _cascade(
+        self, forward: Callable[..., Any], plans: Sequence[Plan], runs: Sequence[PrunedRun], installed: ExitStack
+    ) -> Callable[..., Any]:
+        """Return the classifier's forward under a plan that defers, and the plans after it.
+
+        Args:
+            forward: the classifier's own.
+            plans: one for each look.
+            runs: one for each plan.
+            installed: holds what the first plan has put in place.
+        """
+        (plan, *later), (run, *later_runs) = plans, runs
+        assert plan.defer is not None
+
+        def second(*args: Any, **kwargs: Any) -> Any:
+            installed.close()
+            try:
+                if not later:
+                    return forward(*args, **kwargs)
+                self._install(installed, later[0], later_runs[0])
+                answer = forward
+                if later[0].defer is not None:
+                    answer = self._cascade(forward, later, later_runs, installed)
+                return answer(*args, **kwargs)
+            finally:
+                installed.close()
+                self._install(installed, plan, run)
+
+        return deferring(forward, plan.defer, second, partial(setattr, run, "deferred"))
 
     def observe(self, undo: ExitStack, run: PrunedRun, layer: int, reads: frozenset[str]) -> ObservedBlock:
         """Watch the attention of one block, pruned or not, without pruning it.
@@ -196,8 +218,12 @@ class ViTAdapter(ABC):
         observed.follow(undo, run, block, key)
         return observed
 
-    def _install(self, undo: ExitStack, run: PrunedRun, steps: dict[int, Step]) -> None:
+    def _install(self, undo: ExitStack, plan: Plan, run: PrunedRun) -> None:
         """Put hooks and forwards in place, each with its undoing."""
+        if plan.resize is not None and self._embedding is not None:  # before others see what enters
+            told = self._take_any_size(undo)
+            shrink_what_enters(undo, run, *self._embedding, self.prefix, plan.resize, told)
+        steps = plan.at("vision", self.depth)
         carries_sizes = any(step.stage.method.merges for step in steps.values())
         for spreading in run.spreads:
             spreading.install(undo, run)

@@ -1,4 +1,4 @@
-"""A cascade of two passes: images that the pruned network is unsure of are deferred to the unpruned one.
+"""A cascade: images that the pruned network is unsure of are answered anew, with less pruning or none.
 
 The deferral rule is the margin between the two likeliest classes, which costs nothing to know. Derivation, measurements
 and what it does to the time of a single image: docs/cascade.md.
@@ -7,7 +7,6 @@ and what it does to the time of a single image: docs/cascade.md.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from copy import copy
 from functools import wraps
 from typing import Any
@@ -20,15 +19,15 @@ from saintprune.errors import NotForThisModelError, SaintpruneError
 def deferring(
     forward: Callable[..., Any],
     margin: float,
-    unpruned: Callable[[], AbstractContextManager[object]],
+    second: Callable[..., Any],
     note: Callable[[Tensor], None],
 ) -> Callable[..., Any]:
-    """Return a forward that answers what it is unsure of anew, without pruning.
+    """Return a forward that lets another one answer what it is unsure of.
 
     Args:
         forward: of the whole network: returns logits [B, classes], or an output of transformers that has `logits`.
         margin: between the probabilities of the two likeliest classes, 0..1, below which an image is deferred.
-        unpruned: makes the context in which the network does not prune.
+        second: answers the deferred images: takes and returns what `forward` does.
         note: is told which images were deferred, bool [B].
 
     Raises:
@@ -48,8 +47,7 @@ def deferring(
         def of_rows(value: Any) -> Any:
             return value[rows] if isinstance(value, Tensor) and value.ndim and len(value) == len(logits) else value
 
-        with unpruned():
-            again = forward(*map(of_rows, args), **{name: of_rows(value) for name, value in kwargs.items()})
+        again = second(*map(of_rows, args), **{name: of_rows(value) for name, value in kwargs.items()})
         return _with_logits(output, logits.index_copy(0, rows, _logits(again).to(logits.dtype)))
 
     return cascade

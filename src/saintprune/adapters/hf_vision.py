@@ -26,7 +26,7 @@ from saintprune.adapters.borrow import patch
 from saintprune.adapters.resize import whole_patches
 from saintprune.adapters.run import Observed, PrunedRun, TokenStream
 from saintprune.errors import SaintpruneError
-from saintprune.plan import Step
+from saintprune.plan import Plan, Step
 
 
 @dataclass(frozen=True)
@@ -216,12 +216,16 @@ class HFVision(ViTAdapter):
 
         return forward
 
-    def _install(self, undo: ExitStack, run: PrunedRun, steps: dict[int, Step]) -> None:
+    def check(self, plan: Plan) -> None:
+        """Check that a plan fits the network, see `ViTAdapter.check`, and its kind of attention."""
+        super().check(plan)
         implementation = self.net.config._attn_implementation
-        stages = [step.stage for step in steps.values()]
+        stages = [stage for look in plan.looks for stage in look.stages.values()]
         if implementation not in _TAKE_BIAS and any(s.method.merges and s.proportional_attention for s in stages):
             raise _takes_no_bias(implementation)
-        super()._install(undo, run, steps)
+
+    def _install(self, undo: ExitStack, plan: Plan, run: PrunedRun) -> None:
+        super()._install(undo, plan, run)
         self._watch_images(undo, self.net.embeddings)
         if getattr(self.net, "use_head", False):
             pooling = self.net.head.attention

@@ -140,8 +140,9 @@ class PrunedRun:
             network cannot.
         events: one `LayerEvent` per pruned layer of the latest forward pass.
         stream: bookkeeping of the latest forward pass; `stream.positions` are the surviving patches.
-        deferred: [B] bool, images of the latest forward pass that were answered anew without pruning; None where the
-            plan does not defer.
+        deferred: [B] bool, images of the latest forward pass that were answered anew; None where the plan does not
+            defer.
+        second: what the pass over those did; None where it does not prune.
         tokens_of_whole: tokens of an image before it shrank, special ones included; None where the plan resizes none.
     """
 
@@ -152,6 +153,7 @@ class PrunedRun:
     events: list[LayerEvent] = field(default_factory=list)
     stream: TokenStream | None = None
     deferred: Tensor | None = None
+    second: PrunedRun | None = None
     tokens_of_whole: int | None = None
 
     @property
@@ -220,10 +222,32 @@ class PrunedRun:
 
     @property
     def tokens_per_layer(self) -> list[float]:
-        """Mean tokens per sample that leave each block, special ones and second passes of deferred images included."""
+        """Mean tokens per sample that leave each block, special ones and later passes of deferred images included."""
         tokens, after = float(self._entered), {event.layer: event.tokens_after for event in self.events}
-        again = 0.0 if self.deferred is None else self.deferred.double().mean().item() * self.tokens_at_entry
-        return [(tokens := after.get(layer, tokens)) + again for layer in range(self.depth)]
+        first = [(tokens := after.get(layer, tokens)) for layer in range(self.depth)]
+        share = 0.0 if self.deferred is None else self.deferred.double().mean().item()
+        if not share:
+            return first
+        again = [self.tokens_at_entry] * self.depth if self.second is None else self.second.tokens_per_layer
+        return [once + share * twice for once, twice in zip(first, again, strict=True)]
+
+    @property
+    def looks(self) -> list[PrunedRun]:
+        """This run and those of the pruned passes that its latest forward pass deferred images to."""
+        if self.second is None or self.deferred is None or not self.deferred.any():
+            return [self]
+        return [self, *self.second.looks]
+
+    @property
+    def times_deferred(self) -> Tensor | None:
+        """[B] int64, how often each image of the latest pass was deferred; None where the plan does not defer."""
+        if self.deferred is None:
+            return None
+        times = self.deferred.long()
+        for later in self.looks[1:2]:
+            if later.times_deferred is not None:
+                times[self.deferred] += later.times_deferred
+        return times
 
     @property
     def _entered(self) -> int:

@@ -17,7 +17,7 @@ from saintprune.adapters.base import ViTAdapter
 from saintprune.adapters.borrow import patch
 from saintprune.adapters.run import Observed, PrunedRun
 from saintprune.errors import SaintpruneError
-from saintprune.plan import Step
+from saintprune.plan import Plan
 
 
 class TimmAdapter(ViTAdapter):
@@ -89,8 +89,8 @@ class TimmAdapter(ViTAdapter):
         else:
             undo.callback(attn.register_forward_pre_hook(catch_input).remove)
 
-    def _install(self, undo: ExitStack, run: PrunedRun, steps: dict[int, Step]) -> None:
-        super()._install(undo, run, steps)
+    def _install(self, undo: ExitStack, plan: Plan, run: PrunedRun) -> None:
+        super()._install(undo, plan, run)
         self._watch_images(undo, self.net.patch_embed)
         patch(undo, self.net, "pool", self._pool_forward(self.net.pool, run))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from saintprune.adapters.base import ViTAdapter
-from saintprune.adapters.run import LayerEvent
+from saintprune.adapters.run import LayerEvent, PrunedRun
 from saintprune.evaluation.timing import BenchmarkSettings, pass_seconds, time_in_turn
 from saintprune.metrics.flops import count_flops
 from saintprune.metrics.intervals import bootstrap, median
@@ -161,13 +161,14 @@ def selector_seconds(
     for number in range(SELECTOR_PASSES):
         with adapter.pruned(plan, timed=True) as run:
             forward(batches[number % len(batches)])
-        sums.append(sum(event.seconds or 0.0 for event in run.events))
+        looks = run.looks if isinstance(run, PrunedRun) else [run]
+        sums.append(sum(event.seconds or 0.0 for look in looks for event in look.events))
     return median(torch.tensor(sums)).item()
 
 
 @torch.inference_mode()
 def _replay(adapter: ViTAdapter, plan: Plan, images: Tensor) -> Plan:
-    """Return the plan that repeats, on these images, what the given plan selects, at no cost."""
+    """Return the plan that repeats, on these images, what the first pass of a plan selects, at no cost."""
     with adapter.pruned(plan, recorded=True) as run:
         adapter.net(images)
     return replayed(plan, run.events)

@@ -32,7 +32,8 @@ class Scores:
         baseline_tokens: mean tokens per sample that leave each block.
         pruned_tokens: the same, pruned.
         samples: the answers one by one; None where there are none.
-        deferred: share of images that were answered anew without pruning; None where the plan does not defer.
+        deferred: share of images that were answered anew; None where the plan does not defer.
+        deferred_twice: share of images whose second answer was unsure too; None where the plan does not defer.
     """
 
     num_samples: int
@@ -45,6 +46,7 @@ class Scores:
     pruned_tokens: list[float]
     samples: Samples | None = None
     deferred: float | None = None
+    deferred_twice: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class SeenBatch:
         cosine: of the two outputs, float64 [B].
         tokens: per arm, mean tokens per sample that leave each block.
         answers: B answers; None where the network gives features.
-        deferred: [B] bool, which images were answered anew; None where the plan does not defer.
+        deferred: [B] int64, how often each image was answered anew; None where the plan does not defer.
     """
 
     cosine: Tensor
@@ -102,7 +104,7 @@ class PrunedClassification(L.LightningModule):
                 cosine=output_cosine(baseline, pruned).double(),
                 tokens={"baseline": [run.tokens_at_entry] * self.adapter.depth, "pruned": run.tokens_per_layer},
                 answers=self._answers(baseline.argmax(-1), pruned.argmax(-1), labels) if self.answers else None,
-                deferred=None if run.deferred is None else run.deferred.cpu(),
+                deferred=None if run.times_deferred is None else run.times_deferred.cpu(),
             )
         )
 
@@ -131,6 +133,7 @@ def summarised(batches: Sequence[SeenBatch]) -> Scores:
     cosine = torch.cat([batch.cosine for batch in batches])
     samples = concatenated([batch.answers for batch in batches if batch.answers is not None])
     deferred = [batch.deferred for batch in batches if batch.deferred is not None]
+    times = torch.cat(deferred) if deferred else None
     before, after = (samples.baseline_right, samples.pruned_right) if samples else (None, None)
     return Scores(
         num_samples=len(cosine),
@@ -142,7 +145,8 @@ def summarised(batches: Sequence[SeenBatch]) -> Scores:
         baseline_tokens=_mean_tokens("baseline", batches),
         pruned_tokens=_mean_tokens("pruned", batches),
         samples=samples,
-        deferred=_share(torch.cat(deferred)) if deferred else None,
+        deferred=None if times is None else _share(times > 0),
+        deferred_twice=None if times is None else _share(times > 1),
     )
 
 

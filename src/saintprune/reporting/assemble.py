@@ -21,8 +21,9 @@ def figures(
     scores, timing = scores or {}, timing or {}
     arms = {name: _arm(name, scores, timing, share_of_peak) for name in ("baseline", "pruned")}
     costs = [arm["gflops"] for arm in arms.values()]
-    if scores.get("deferred") is not None:
-        arms["pruned"]["deferred"] = scores["deferred"]
+    for key in ("deferred", "deferred_twice"):
+        if scores.get(key) is not None:
+            arms["pruned"][key] = scores[key]
     accuracies = [arm["accuracy"] for arm in arms.values()]
     return {
         "num_samples": scores.get("num_samples", 0),

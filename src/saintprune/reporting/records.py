@@ -28,7 +28,8 @@ class RunRecord:
     `baseline` and `pruned` hold accuracy (0..1), throughput (images/s), gflops (per image, 2 per multiply-add),
     tokens_per_layer (mean per sample that leave each block) and peak_memory_mib; `delta` holds accuracy,
     accuracy_ci95, speedup, speedup_ci95 and gflops_ratio. Where the plan defers, `pruned` holds deferred too, the share
-    of images that were answered anew without pruning; all other figures count both passes.
+    of images that were answered anew, and deferred_twice, of those whose second answer was unsure as well; all other
+    figures count all passes.
 
     Of a vision-language model, `baseline` and `pruned` hold accuracy (0..1, exact match of generated answers),
     likelihood_accuracy (the likeliest candidate is right), both also by_kind, throughput (answers/s), ttft_seconds

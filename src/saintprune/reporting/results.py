@@ -29,7 +29,7 @@ class Row:
         accuracy: of the pruned one.
         change: of the accuracy.
         agreement: share of samples that are answered as without pruning.
-        deferred: share of images that were answered anew without pruning; None where the pruning does not defer.
+        deferred: share of images that were answered anew; None where the pruning does not defer.
         gflops_ratio: pruned over unpruned, realised on test images.
         speedup: realised, median over pairs. Where there were passes in turn with those of other prunings, it and all
             that is timed below come of them, and it is the inverse of the mean share of the unpruned seconds.

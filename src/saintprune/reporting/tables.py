@@ -35,7 +35,9 @@ def _image_rows(record: RunRecord) -> Iterator[Row]:
     before, after = (mean_tokens(arm["tokens_per_layer"]) for arm in (baseline, pruned))
     yield "tokens per layer, mean", before, after, ""
     if (deferred := pruned.get("deferred")) is not None:
-        yield "deferred to the unpruned network", "", percent(deferred), ""
+        yield "deferred, and answered anew", "", percent(deferred), ""
+        if twice := pruned.get("deferred_twice"):
+            yield "deferred twice", "", percent(twice), ""
     yield "peak memory, MiB", number(baseline["peak_memory_mib"]), number(pruned["peak_memory_mib"]), ""
     yield "selecting, share of the pass", "", percent(record.selector_overhead, 2), ""
 

@@ -1,0 +1,147 @@
+"""How a cascade had best answer what its first pass is unsure of, on training images.
+
+    python scripts/choose_second.py RECORD.json [KEY=VALUE ...]    as for run.py, such as model=vit_s14 pruning=glance
+
+Compared at equal FLOPs: the unpruned network at once, the plan's `second` without another look, and the same with one
+below several margins. Every image is answered by a head that was fitted on four fifths of the others, as heads are too
+sure of the images that they were fitted on. No test image is looked at.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from saintprune.adapters.cascade import margins
+from saintprune.calibration.search import Calibrator
+from saintprune.errors import SaintpruneError
+from saintprune.models import probe
+from saintprune.parts import Parts, console
+from saintprune.plan import Plan
+from saintprune.reporting.records import write_figures
+from saintprune.workbench import open_run, outputs
+
+BUDGETS = (0.24, 0.27, 0.3, 0.34, 0.4, 0.45, 0.5)  # FLOPs of all passes
+MARGINS = (0.1, 0.15, 0.2, 0.25, 0.3)  # below which the second answer is not believed
+STEPS = 200  # of the first margin
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one pass answers to all images, [images, classes], and its share of the unpruned FLOPs."""
+
+    logits: Tensor
+    cost: float
+
+
+def main(path: Path, overrides: list[str]) -> None:
+    """Measure, print the table and write the record."""
+    parts = open_run(*overrides, "model.head=none")
+    if len(parts.plan.looks) != 2:
+        raise SaintpruneError("this compares ways to answer what pruning.second is asked, which the plan lacks")
+    images, labels = labelled(parts)
+    plans = [replace(look, defer=None, second=None) for look in parts.plan.looks]
+    first, second, whole = looks(parts, plans, images, labels)
+    rows: list[dict[str, Any]] = []
+    for budget in BUDGETS:
+        rows.append({"second": "unpruned", **within(budget, first, whole)})
+        rows.append({"second": "pruned", **within(budget, first, second)})
+        rows += [{"second": "pruned", **within(budget, first, second, whole, margin)} for margin in MARGINS]
+    right = whole.logits.argmax(1) == labels
+    record = {
+        "what": "same answers and accuracy of cascades at equal FLOPs, on training images with cross-fitted heads",
+        "model": parts.cfg.model.name,
+        "dataset": parts.names["dataset"],
+        "pruning": parts.names["pruning"],
+        "images": len(labels),
+        "unpruned_accuracy": right.double().mean().item(),
+        "rows": [{**row, **worth(row.pop("answers"), whole, labels)} for row in rows],
+    }
+    write_figures(path, record)
+    show(record)
+
+
+def labelled(parts: Parts) -> tuple[list[Tensor], Tensor]:
+    """Return all training images, in whole batches, and their labels."""
+    batches = list(parts.data.train_dataloader())
+    full = [batch for batch in batches if len(batch[1]) == len(batches[0][1])]
+    return [images for images, _ in full], torch.cat([labels for _, labels in full])
+
+
+def looks(parts: Parts, plans: list[Plan], images: list[Tensor], labels: Tensor) -> list[Look]:
+    """Return what each plan and the unpruned network answer, by heads that have not seen the image."""
+    calibrator = Calibrator(parts.adapter, images[:1], classifies=False)
+    costs = [*(calibrator.measure(plan, timed=False).flops for plan in plans), 1.0]
+    features = [outputs(parts, images, plan).clone() for plan in (*plans, None)]  # clone: the fit differentiates
+    l2, _ = probe.choose_l2(features[-1], labels)
+    fold = probe.fold_of(labels)
+    logits = [torch.zeros(len(labels), int(labels.max()) + 1, dtype=torch.float64) for _ in features]
+    for number in range(probe.FOLDS):
+        head, rows = probe.fit(features[-1][fold != number], labels[fold != number], l2), fold == number
+        for seen, answer in zip(features, logits, strict=True):
+            answer[rows] = seen[rows].double() @ head.weight.T + head.bias
+    return [Look(answer, cost) for answer, cost in zip(logits, costs, strict=True)]
+
+
+def within(budget: float, first: Look, second: Look, third: Look | None = None, margin: float = 0.0) -> dict[str, Any]:
+    """Return the cascade with the widest first margin that keeps to a budget.
+
+    Args:
+        budget: share of the unpruned FLOPs.
+        first: answers what it is sure of.
+        second: answers the rest.
+        third: answers what the second is unsure of; None is nothing.
+        margin: below which the second is.
+    """
+    found: dict[str, Any] = {}
+    for step in range(STEPS):
+        unsure = margins(first.logits) < step / STEPS
+        again = unsure & (margins(second.logits) < margin)
+        shares = [chosen.double().mean().item() for chosen in (unsure, again)]
+        cost = first.cost + shares[0] * second.cost + (shares[1] * third.cost if third else 0.0)
+        if cost > budget:
+            break
+        answers = torch.where(unsure, second.logits.argmax(1), first.logits.argmax(1))
+        answers = answers if third is None else torch.where(again, third.logits.argmax(1), answers)
+        found = {
+            "budget": budget, "cost": cost, "first_margin": step / STEPS, "second_margin": margin,
+            "deferred": shares[0], "deferred_twice": shares[1], "answers": answers,
+        }  # fmt: skip
+    if not found:
+        raise SaintpruneError(f"the first pass alone takes {first.cost:.2f} of the FLOPs, more than {budget:g}")
+    return found
+
+
+def worth(answers: Tensor, unpruned: Look, labels: Tensor) -> dict[str, float]:
+    """Return the shares of answers [images] that are the unpruned network's, and that are right."""
+    same = answers == unpruned.logits.argmax(1)
+    return {"agreement": same.double().mean().item(), "accuracy": (answers == labels).double().mean().item()}
+
+
+def show(record: dict[str, Any]) -> None:
+    """Print same answers and accuracy, a row per way to answer and a column per budget."""
+    table = Table(title=f"same answers, accuracy (unpruned {record['unpruned_accuracy']:.1%}) by share of the FLOPs")
+    for name in ("second pass", *(f"{budget:g}" for budget in BUDGETS)):
+        table.add_column(name, justify="right")
+    ways: dict[str, list[str]] = {}
+    for row in record["rows"]:
+        third = f", below {row['second_margin']:g} a third" if row["second_margin"] else ""
+        ways.setdefault(row["second"] + third, []).append(f"{row['agreement']:.1%}, {row['accuracy']:.1%}")
+    for name, cells in ways.items():
+        table.add_row(name, *cells)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    try:
+        main(Path(sys.argv[1]), sys.argv[2:])
+    except SaintpruneError as error:
+        raise SystemExit(str(error)) from error
