@@ -1,5 +1,7 @@
 """On a GPU: the same answers, tokens and FLOPs as on the CPU, in every number format. Skipped where there is none."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -89,6 +91,23 @@ def test_three_lines_and_a_clock():
     unpruned = net(images)
     with adapter(net).pruned(Plan({"vision": WARD}, defer=1.0)) as run:  # unsure of every image
         assert torch.equal(net(images), unpruned) and run.deferred.all()
+    glance = replace(plan_of("glance"), defer=1.0)
+    with adapter(net).pruned(glance.second) as run:
+        second, unsure = net(images), run.deferred
+    with adapter(net).pruned(glance) as run:
+        torch.testing.assert_close(net(images), second, atol=1e-4, rtol=1e-4)
+        assert run.times_deferred.tolist() == [1 + again for again in unsure.tolist()]
+
+
+def test_smaller_pictures_are_the_cpus():
+    net, adapter, images = make("vit")
+    plan = replace(short(plan_of("ward")), resize=0.5)
+    with adapter(net).pruned(plan) as run:
+        expected = net(images)
+    net, images = net.cuda(), images.cuda()
+    with adapter(net).pruned(plan) as there:
+        torch.testing.assert_close(net(images).cpu(), expected, atol=1e-4, rtol=1e-4)
+    assert there.tokens_per_layer == run.tokens_per_layer
 
 
 def test_the_benchmark_asks_the_gpu_for_its_memory():

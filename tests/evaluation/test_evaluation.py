@@ -101,7 +101,7 @@ def test_scores_and_costs_count_both_passes_of_what_is_deferred():
         deferred, tokens = pruned_run.deferred, pruned_run.tokens_per_layer
     assert deferred.sum() == 4
     found = run(adapter, plan, images, baseline)
-    assert found.deferred == pytest.approx(0.4) and found.agreement >= 0.4
+    assert found.deferred == pytest.approx(0.4) and found.deferred_twice == 0 and found.agreement >= 0.4
     assert found.pruned_accuracy == pytest.approx((pruned == baseline).float().mean().item())
     assert found.pruned_tokens == pytest.approx(tokens)
     once = run(adapter, SAMPLE, images, baseline)
@@ -111,6 +111,12 @@ def test_scores_and_costs_count_both_passes_of_what_is_deferred():
     more = measured.pruned.gflops - plain.pruned.gflops
     assert more == pytest.approx(0.4 * measured.baseline.gflops), "a deferred image costs a whole pass more"
     assert measured.pruned.tokens_per_layer == pytest.approx(tokens)
+    second = replace(SAMPLE, defer=1.0)  # unsure of everything, too
+    again = run(adapter, replace(plan, second=second), images, baseline)
+    assert again.deferred == again.deferred_twice == pytest.approx(0.4) and again.agreement == found.agreement
+    longer = Benchmark(adapter, replace(plan, second=SAMPLE), batches, settings).run()
+    assert plain.pruned.gflops < longer.pruned.gflops < measured.pruned.gflops
+    assert longer.selector_seconds > plain.selector_seconds > 0 and longer.efficiency > 0
 
 
 def test_benchmark_of_ragged_selections():

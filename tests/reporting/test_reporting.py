@@ -91,6 +91,9 @@ def test_table_sets_side_by_side():
     assert "deferred" not in shown
     deferring = record(scores={**SCORES, "deferred": 0.125})
     assert deferring.pruned["deferred"] == 0.125 and "12.5 %" in text(run_table(deferring))
+    assert "twice" not in text(run_table(record(scores={**SCORES, "deferred": 0.125, "deferred_twice": 0.0})))
+    twice = record(scores={**SCORES, "deferred": 0.125, "deferred_twice": 0.0375})
+    assert "twice" in text(run_table(twice)) and "3.8 %" in text(run_table(twice))
 
 
 def test_sweep_table_has_a_row_per_run():
