@@ -9,10 +9,10 @@ from saintprune.config import config_dir, register
 from saintprune.plan import Plan
 
 
-def plan_of(pruning):
+def plan_of(pruning, *overrides):
     register()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return instantiate(compose("config", [f"pruning={pruning}"]).pruning, _convert_="all")
+        return instantiate(compose("config", [f"pruning={pruning}", *overrides]).pruning, _convert_="all")
 
 
 def fitted(method):

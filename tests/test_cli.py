@@ -62,6 +62,7 @@ def test_mistakes_end_with_a_code_and_no_traceback(arguments, message):
         (["pruning.stages.vision.method.threshold=0.9"], "saint threshold=0.9"),
         (["++pruning.stages.vision.method.gamma=1.5"], "saint gamma=1.5"),
         (["stage@pruning.stages.vision=tome_vision"], "saint vision=tome_vision"),
+        (["+pruning.defer=0.4", "+pruning@pruning.second=ward_cascade"], "saint defer=0.4 second=ward_cascade"),
         (["calibration.target=flops:0.5"], "saint target=flops:0.5"),
     ],
 )

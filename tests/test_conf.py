@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from plans import plan_of
 from saintprune.config import config_dir, register
 from saintprune.data.text import TextData
 from saintprune.data.vqa import VQAData
@@ -98,3 +99,10 @@ def test_files_are_short():
 def test_an_unknown_key_is_refused():
     with pytest.raises(Exception, match="modle"):
         composed("modle=vit_s14")
+
+
+def test_any_pruning_can_answer_what_another_defers():
+    plan = plan_of("tome", "+pruning.defer=0.4", "+pruning@pruning.second=ward_cascade")
+    first, second = plan.looks
+    assert (first.defer, second) == (0.4, plan_of("ward_cascade"))
+    assert plan_of("glance").second == plan_of("ward_cascade")

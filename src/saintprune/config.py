@@ -170,6 +170,6 @@ def names_of(hydra_config: Any) -> dict[str, str]:
     changed = []
     for override in as_given(hydra_config.overrides.task):
         key, _, value = override.lstrip("+").partition("=")
-        if key.startswith(("pruning.", "stage@pruning.", "calibration.target")):
+        if key.startswith(("pruning.", "pruning@pruning.", "stage@pruning.", "calibration.target")):
             changed.append(f"{key.rpartition('.')[2]}={value}")
     return {"dataset": choices["dataset"], "pruning": " ".join([choices["pruning"], *changed])}

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from saintprune import wiring, wiring_analysis, wiring_vlm
 from saintprune.calibration.search import Knob
 from saintprune.errors import SaintpruneError
 from saintprune.evaluation.benchmark import selector_seconds, timed_pass
-from saintprune.evaluation.timing import time_in_turn
-from saintprune.metrics.intervals import bootstrap, mean, median
+from saintprune.evaluation.timing import summed_up, time_in_turn
+from saintprune.metrics.intervals import bootstrap, harmonic_mean, median
 from saintprune.parts import Parts, progress, quiet
 from saintprune.plan import Plan
 from saintprune.reporting.records import RunRecord, source_commit
@@ -68,24 +67,17 @@ def time_folder(folder: Path, rounds: int) -> dict[str, float]:
     }
     timed = {}
     for path, record in found.items():
-        spent, shares = median(times[path.stem]).item(), times[path.stem] / times[UNPRUNED]
+        spent, ratios = median(times[path.stem]).item(), times[UNPRUNED] / times[path.stem]
         figures = {
-            "speedup": _speedup(shares).item(),
-            "speedup_ci95": bootstrap(shares, _speedup),
-            "throughput": len(batches[0]) / spent,
+            "speedup": harmonic_mean(ratios).item(),  # for all what `summed_up` is for plans that defer
+            "speedup_ci95": bootstrap(ratios, harmonic_mean),
+            "throughput": summed_up(plans[path])(len(batches[0]) / times[path.stem]).item(),
             "selector_overhead": selector_seconds(parts.adapter, plans[path], batches, parts.adapter.net) / spent,
         }
         timed[path] = replace(record, in_turn=figures | about)
     for path, record in timed.items():  # all or none of them
         record.write(path)
     return {path.stem: record.in_turn["speedup"] for path, record in timed.items()}
-
-
-def _speedup(shares: Tensor) -> Tensor:
-    """Return the speed-up of passes that take shares [..., rounds] of the unpruned ones: by their mean, as the work of
-    a pruning that defers differs from batch to batch, and its median pass tells too little of it.
-    """
-    return 1 / mean(shares)
 
 
 def _of_one_comparison(found: Mapping[Path, RunRecord]) -> tuple[Parts, dict[Path, Plan]]:

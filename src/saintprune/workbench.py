@@ -58,7 +58,7 @@ def with_pruning(run: Parts, name: str, *overrides: str) -> Parts:
         SaintpruneError: no such pruning, or one that does not fit the model.
     """
     for override in overrides:
-        if not override.lstrip("+~").startswith(("pruning.", "stage@pruning.")):
+        if not override.lstrip("+~").startswith(("pruning.", "pruning@pruning.", "stage@pruning.")):
             raise SaintpruneError(f"{override!r} changes more than the pruning: give it to open_run")
     composed, names = compose_run([f"pruning={name}", *overrides])
     cfg = copy.deepcopy(run.cfg)

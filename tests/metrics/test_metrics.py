@@ -5,8 +5,9 @@ import timm
 import torch
 
 from saintprune.adapters.timm_vit import TimmViT
+from saintprune.evaluation.timing import summed_up
 from saintprune.metrics.flops import count_flops, flops_of
-from saintprune.metrics.intervals import bootstrap, mean, median
+from saintprune.metrics.intervals import bootstrap, harmonic_mean, mean, median
 from saintprune.metrics.memory import peak_memory
 from saintprune.plan import Plan, Schedule
 from saintprune.reduction.baselines import RandomDrop
@@ -50,6 +51,12 @@ def test_bootstrap_of_a_mean():
 
 def test_bootstrap_of_a_constant():
     assert bootstrap(torch.full((9,), 2.5), median) == (2.5, 2.5)
+
+
+def test_the_harmonic_mean_of_speed_ups_is_that_of_the_whole_time():
+    unpruned, pruned = torch.full((4,), 2.0), torch.tensor([0.5, 1.0, 1.0, 1.5])
+    assert harmonic_mean(unpruned / pruned).item() == pytest.approx(8 / 4)
+    assert summed_up(Plan())(unpruned / pruned) == 2.0 and summed_up(Plan(defer=0.5)) is harmonic_mean
 
 
 def test_median():

@@ -14,9 +14,8 @@ from saintprune.adapters.base import ViTAdapter
 from saintprune.calibration.inputs import device_of, samples_in
 from saintprune.calibration.targets import Measured, Target
 from saintprune.errors import SaintpruneError
-from saintprune.evaluation.timing import BenchmarkSettings, pass_seconds, time_in_turn
+from saintprune.evaluation.timing import BenchmarkSettings, pass_seconds, summed_up, time_in_turn
 from saintprune.metrics.flops import flops_of
-from saintprune.metrics.intervals import median
 from saintprune.plan import Plan, Schedule
 from saintprune.reduction.baselines import KeepAll
 
@@ -293,7 +292,7 @@ class Calibrator:
             "pruned": lambda number: seconds(number, self.adapter.pruned(plan)),
         }
         times = time_in_turn(arms, self.settings)
-        return median(times["baseline"] / times["pruned"]).item()
+        return summed_up(plan)(times["baseline"] / times["pruned"]).item()
 
 
 def _off(measured: Measured, target: Target) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saintprune.adapters.base import ViTAdapter
 from saintprune.adapters.run import LayerEvent, PrunedRun
-from saintprune.evaluation.timing import BenchmarkSettings, pass_seconds, time_in_turn
+from saintprune.evaluation.timing import BenchmarkSettings, pass_seconds, summed_up, time_in_turn
 from saintprune.metrics.flops import count_flops
 from saintprune.metrics.intervals import bootstrap, median
 from saintprune.metrics.memory import peak_memory
@@ -44,8 +44,8 @@ class BenchmarkResult:
     Attributes:
         baseline: the untouched network.
         pruned: the network inside `pruned(plan)`.
-        speedup: median over pairs of unpruned seconds / pruned seconds.
-        speedup_ci95: bootstrap interval of that median.
+        speedup: median over pairs of unpruned seconds / pruned seconds; of a plan that defers the harmonic mean.
+        speedup_ci95: bootstrap interval of that.
         efficiency: median of ideal seconds / pruned seconds, where ideal repeats the recorded selections for free.
         selector_seconds: preparing states and selecting, summed over layers, median over passes, measured apart.
         selector_overhead: that as a share of the pruned pass.
@@ -86,7 +86,7 @@ class Benchmark:
         """Measure; `advance` is told the share of the work that is done, 0..1."""
         arms = {name: partial(self._seconds, name) for name in ("baseline", "pruned", "ideal")}
         times = time_in_turn(arms, self.settings, lambda share: advance(0.7 * share))
-        ratios = times["baseline"] / times["pruned"]
+        ratios, typical = times["baseline"] / times["pruned"], summed_up(self.plan)
         selector = selector_seconds(self.adapter, self.plan, self.batches, self.adapter.net)
         advance(0.8)
         baseline = self._arm("baseline", times["baseline"])
@@ -96,8 +96,8 @@ class Benchmark:
         return BenchmarkResult(
             baseline=baseline,
             pruned=pruned,
-            speedup=median(ratios).item(),
-            speedup_ci95=bootstrap(ratios, median),
+            speedup=typical(ratios).item(),
+            speedup_ci95=bootstrap(ratios, typical),
             efficiency=median(times["ideal"] / times["pruned"]).item(),
             selector_seconds=selector,
             selector_overhead=selector / median(times["pruned"]).item(),
@@ -110,7 +110,7 @@ class Benchmark:
         return timed_pass(self.adapter, self._plan(arm, batch), self.batches[batch])
 
     def _arm(self, name: str, seconds: Tensor) -> Arm:
-        """Sum up one arm: throughput of its median pass, FLOPs and tokens over the batches, memory of one pass."""
+        """Sum up one arm: throughput as `summed_up`, FLOPs and tokens over the batches, memory of one pass."""
         flops, tokens = [], []
         # without pruning all batches, which are of one shape, cost the same
         for batch, images in enumerate(self.batches if name != "baseline" else self.batches[:1]):
@@ -120,8 +120,10 @@ class Benchmark:
             tokens.append(run.tokens_per_layer)
         with _context(self.adapter, self._plan(name, 0)):
             memory = peak_memory(lambda: self.adapter.net(self.batches[0]), self.batches[0].device)
+        images_per_second = len(self.batches[0]) / seconds
+        typical = summed_up(self._plan(name, 0) or Plan())
         return Arm(
-            throughput=len(self.batches[0]) / median(seconds).item(),
+            throughput=typical(images_per_second).item(),
             gflops=sum(flops) / len(flops),
             peak_memory_mib=memory,
             tokens_per_layer=torch.tensor(tokens, dtype=torch.float64).mean(0).tolist(),

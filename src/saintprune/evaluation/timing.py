@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saintprune.metrics.intervals import harmonic_mean, median
+from saintprune.plan import Plan
+
 MIN_ROUNDS = 5
 
 
@@ -39,6 +42,15 @@ class BenchmarkSettings:
         for name, least in limits.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+
+
+def summed_up(plan: Plan) -> Callable[[Tensor], Tensor]:
+    """Return how the speed-ups of a plan's pairs [..., pairs] are summed up: by their median.
+
+    Those of a plan that defers by their harmonic mean, the speed-up of the time over all of them: what it does differs
+    from batch to batch, so that a median would leave out the hard ones.
+    """
+    return median if plan.defer is None else harmonic_mean
 
 
 def time_in_turn(

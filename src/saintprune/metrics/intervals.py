@@ -33,6 +33,11 @@ def median(values: Tensor) -> Tensor:
     return values.double().quantile(0.5, dim=-1)
 
 
+def harmonic_mean(values: Tensor) -> Tensor:
+    """Return the harmonic mean over the last dimension: of speed-ups, that of the time over all passes."""
+    return 1 / mean(1 / values.double())
+
+
 def mean(values: Tensor) -> Tensor:
     """Return the mean over the last dimension."""
     return values.double().mean(-1)
