@@ -105,4 +105,4 @@ def test_any_pruning_can_answer_what_another_defers():
     plan = plan_of("tome", "+pruning.defer=0.4", "+pruning@pruning.second=ward_cascade")
     first, second = plan.looks
     assert (first.defer, second) == (0.4, plan_of("ward_cascade"))
-    assert plan_of("glance").second == plan_of("ward_cascade")
+    assert plan_of("glance").second is None and plan_of("glance_then_ward").second == plan_of("ward_cascade")

@@ -91,7 +91,7 @@ def test_three_lines_and_a_clock():
     unpruned = net(images)
     with adapter(net).pruned(Plan({"vision": WARD}, defer=1.0)) as run:  # unsure of every image
         assert torch.equal(net(images), unpruned) and run.deferred.all()
-    glance = replace(plan_of("glance"), defer=1.0)
+    glance = replace(plan_of("glance_then_ward"), defer=1.0)
     with adapter(net).pruned(glance.second) as run:
         second, unsure = net(images), run.deferred
     with adapter(net).pruned(glance) as run:
