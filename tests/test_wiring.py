@@ -6,6 +6,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
 
@@ -87,13 +88,16 @@ def test_calibrate_writes_a_pruning_that_loads(run, tmp_path, monkeypatch):
     assert again.delta["gflops_ratio"] == pytest.approx(record.calibration["measured"]["flops"], abs=0.01)
 
 
-@pytest.mark.parametrize(("pruning", "knob"), [("downsample", "resize"), ("glance", "defer")])
-def test_calibrated_values_of_a_plan_itself_are_written(run, monkeypatch, tmp_path, pruning, knob):
+@pytest.mark.parametrize(
+    ("pruning", "knob", "looks"), [("downsample", "resize", 1), ("glance", "defer", 1), ("glance_then_ward", "defer", 2)]
+)
+def test_calibrated_values_of_a_plan_itself_are_written(run, monkeypatch, tmp_path, pruning, knob, looks):
     conf = tmp_path / "conf"
     monkeypatch.setattr(wiring, "own_config_dir", lambda: conf)
     record, _ = run("task=calibrate", f"pruning={pruning}", "calibration.target=flops:0.9")
     written = OmegaConf.load(next(conf.rglob("*.yaml")))
     assert record.calibration["knob"] == knob and written[knob] == record.calibration["value"]
+    assert len(instantiate(written, _convert_="all").looks) == looks
 
 
 def test_a_target_calibrates_before_evaluating(run):
