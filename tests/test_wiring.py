@@ -89,7 +89,8 @@ def test_calibrate_writes_a_pruning_that_loads(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("pruning", "knob", "looks"), [("downsample", "resize", 1), ("glance", "defer", 1), ("glance_then_ward", "defer", 2)]
+    ("pruning", "knob", "looks"),
+    [("downsample", "resize", 1), ("glance", "defer", 1), ("glance_then_ward", "defer", 2)],
 )
 def test_calibrated_values_of_a_plan_itself_are_written(run, monkeypatch, tmp_path, pruning, knob, looks):
     conf = tmp_path / "conf"
