@@ -234,20 +234,23 @@ class PrunedRun:
     @property
     def looks(self) -> list[PrunedRun]:
         """This run and those of the pruned passes that its latest forward pass deferred images to."""
-        if self.second is None or self.deferred is None or not self.deferred.any():
-            return [self]
-        return [self, *self.second.looks]
+        again = self._again
+        return [self] if again is None else [self, *again.looks]
 
     @property
     def times_deferred(self) -> Tensor | None:
         """[B] int64, how often each image of the latest pass was deferred; None where the plan does not defer."""
         if self.deferred is None:
             return None
-        times = self.deferred.long()
-        for later in self.looks[1:2]:
-            if later.times_deferred is not None:
-                times[self.deferred] += later.times_deferred
+        times, again = self.deferred.long(), self._again
+        if again is not None and again.times_deferred is not None:
+            times[self.deferred] += again.times_deferred
         return times
+
+    @property
+    def _again(self) -> PrunedRun | None:
+        """The run of the pruned pass that the latest one deferred images to, if it did."""
+        return self.second if self.deferred is not None and self.deferred.any() else None
 
     @property
     def _entered(self) -> int:
