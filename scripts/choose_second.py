@@ -21,7 +21,7 @@ from torch import Tensor
 from saintprune.adapters.cascade import margins
 from saintprune.calibration.search import Calibrator
 from saintprune.errors import SaintpruneError
-from saintprune.models import probe
+from saintprune.models import heads, probe
 from saintprune.parts import Parts, console
 from saintprune.plan import Plan
 from saintprune.reporting.records import write_figures
@@ -42,17 +42,20 @@ class Look:
 
 def main(path: Path, overrides: list[str]) -> None:
     """Measure, print the table and write the record."""
-    parts = open_run(*overrides, "model.head=none")
+    parts = open_run(*overrides)
     if len(parts.plan.looks) != 2:
         raise SaintpruneError("this compares ways to answer what pruning.second is asked, which the plan lacks")
+    heads.without_classifier(parts.adapter.net)  # another stands for each fold
     images, labels = labelled(parts)
     plans = [replace(look, defer=None, second=None) for look in parts.plan.looks]
-    first, second, whole = looks(parts, plans, images, labels)
+    (first, second, whole), l2 = looks(parts, plans, images, labels)
     rows: list[dict[str, Any]] = []
     for budget in BUDGETS:
-        rows.append({"second": "unpruned", **within(budget, first, whole)})
-        rows.append({"second": "pruned", **within(budget, first, second)})
-        rows += [{"second": "pruned", **within(budget, first, second, whole, margin)} for margin in MARGINS]
+        ways = [("unpruned", (first, whole)), ("pruned", (first, second))]
+        ways += [("pruned", (first, second, whole, margin)) for margin in MARGINS]
+        for name, way in ways:
+            row, answers = within(budget, *way)
+            rows.append({"second": name, **row, **worth(answers, whole, labels)})
     right = whole.logits.argmax(1) == labels
     record = {
         "what": "same answers and accuracy of cascades at equal FLOPs, on training images with cross-fitted heads",
@@ -60,8 +63,9 @@ def main(path: Path, overrides: list[str]) -> None:
         "dataset": parts.names["dataset"],
         "pruning": parts.names["pruning"],
         "images": len(labels),
+        "l2": l2,
         "unpruned_accuracy": right.double().mean().item(),
-        "rows": [{**row, **worth(row.pop("answers"), whole, labels)} for row in rows],
+        "rows": rows,
     }
     write_figures(path, record)
     show(record)
@@ -74,8 +78,8 @@ def labelled(parts: Parts) -> tuple[list[Tensor], Tensor]:
     return [images for images, _ in full], torch.cat([labels for _, labels in full])
 
 
-def looks(parts: Parts, plans: list[Plan], images: list[Tensor], labels: Tensor) -> list[Look]:
-    """Return what each plan and the unpruned network answer, by heads that have not seen the image."""
+def looks(parts: Parts, plans: list[Plan], images: list[Tensor], labels: Tensor) -> tuple[list[Look], float]:
+    """Return what each plan and the unpruned network answer, by heads that have not seen the image, and their L2."""
     calibrator = Calibrator(parts.adapter, images[:1], classifies=False)
     costs = [*(calibrator.measure(plan, timed=False).flops for plan in plans), 1.0]
     features = [outputs(parts, images, plan).clone() for plan in (*plans, None)]  # clone: the fit differentiates
@@ -86,11 +90,13 @@ def looks(parts: Parts, plans: list[Plan], images: list[Tensor], labels: Tensor)
         head, rows = probe.fit(features[-1][fold != number], labels[fold != number], l2), fold == number
         for seen, answer in zip(features, logits, strict=True):
             answer[rows] = seen[rows].double() @ head.weight.T + head.bias
-    return [Look(answer, cost) for answer, cost in zip(logits, costs, strict=True)]
+    return [Look(answer, cost) for answer, cost in zip(logits, costs, strict=True)], l2
 
 
-def within(budget: float, first: Look, second: Look, third: Look | None = None, margin: float = 0.0) -> dict[str, Any]:
-    """Return the cascade with the widest first margin that keeps to a budget.
+def within(
+    budget: float, first: Look, second: Look, third: Look | None = None, margin: float = 0.0
+) -> tuple[dict[str, float], Tensor]:
+    """Return the cascade with the widest first margin that keeps to a budget, and its answers [images].
 
     Args:
         budget: share of the unpruned FLOPs.
@@ -99,7 +105,7 @@ def within(budget: float, first: Look, second: Look, third: Look | None = None, 
         third: answers what the second is unsure of; None is nothing.
         margin: below which the second is.
     """
-    found: dict[str, Any] = {}
+    found: tuple[dict[str, float], Tensor] | None = None
     for step in range(STEPS):
         unsure = margins(first.logits) < step / STEPS
         again = unsure & (margins(second.logits) < margin)
@@ -109,11 +115,12 @@ def within(budget: float, first: Look, second: Look, third: Look | None = None, 
             break
         answers = torch.where(unsure, second.logits.argmax(1), first.logits.argmax(1))
         answers = answers if third is None else torch.where(again, third.logits.argmax(1), answers)
-        found = {
+        row = {
             "budget": budget, "cost": cost, "first_margin": step / STEPS, "second_margin": margin,
-            "deferred": shares[0], "deferred_twice": shares[1], "answers": answers,
+            "deferred": shares[0], "deferred_twice": shares[1],
         }  # fmt: skip
-    if not found:
+        found = row, answers
+    if found is None:
         raise SaintpruneError(f"the first pass alone takes {first.cost:.2f} of the FLOPs, more than {budget:g}")
     return found
 

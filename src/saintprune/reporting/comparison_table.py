@@ -146,8 +146,9 @@ def _notes(found: Cells) -> str:
     """Return what the marks mean, where there are any."""
     seeds = max(len(cell) for cell in found.values())
     notes = [f"Mean (least–most) over up to {seeds} seeds where a method draws."] if seeds > 1 else []
-    if any(_beyond(cell) for cell in found.values()):
-        notes.append(f"† leaves at least {BEYOND:g} less of the FLOPs than asked for: its steps are coarse.")
+    if beyond := [cell for cell in found.values() if _beyond(cell)]:
+        whys = {"it defers fewer of these images" if cell[0].deferred else "its steps are coarse" for cell in beyond}
+        notes.append(f"† leaves at least {BEYOND:g} less of the FLOPs than asked for: {', or '.join(sorted(whys))}.")
     if any(one.reason for cell in found.values() for one in cell):
         notes.append("Out of reach: the strongest pruning of the configured layers falls short of the target.")
     return "".join(f"\n\n{note}" for note in notes)
