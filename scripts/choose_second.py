@@ -1,6 +1,6 @@
 """How a cascade had best answer what its first pass is unsure of, on training images.
 
-    python scripts/choose_second.py RECORD.json [KEY=VALUE ...]    as for run.py, such as model=vit_s14 pruning=glance
+    python scripts/choose_second.py RECORD.json pruning=glance_then_ward [KEY=VALUE ...]    as for run.py
 
 Compared at equal FLOPs: the unpruned network at once, the plan's `second` without another look, and the same with one
 below several margins. Every image is answered by a head that was fitted on four fifths of the others, as heads are too
@@ -44,7 +44,7 @@ def main(path: Path, overrides: list[str]) -> None:
     """Measure, print the table and write the record."""
     parts = open_run(*overrides)
     if len(parts.plan.looks) != 2:
-        raise SaintpruneError("this compares ways to answer what pruning.second is asked, which the plan lacks")
+        raise SaintpruneError("the plan has no second to compare: take pruning=glance_then_ward, or give pruning.second")
     heads.without_classifier(parts.adapter.net)  # another stands for each fold
     images, labels = labelled(parts)
     plans = [replace(look, defer=None, second=None) for look in parts.plan.looks]
