@@ -44,7 +44,7 @@ def main(path: Path, overrides: list[str]) -> None:
     """Measure, print the table and write the record."""
     parts = open_run(*overrides)
     if len(parts.plan.looks) != 2:
-        raise SaintpruneError("the plan has no second to compare: take pruning=glance_then_ward, or give pruning.second")
+        raise SaintpruneError("the plan has no second to compare: take pruning=glance_then_ward")
     heads.without_classifier(parts.adapter.net)  # another stands for each fold
     images, labels = labelled(parts)
     plans = [replace(look, defer=None, second=None) for look in parts.plan.looks]
