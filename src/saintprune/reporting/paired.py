@@ -37,8 +37,8 @@ def pairs_of(folder: Path, method: str) -> list[Pair]:
     """Return a method beside each other one of a folder of records, wherever both reached a target.
 
     Returns:
-        A pair per method and target, and where the targets are shares of tokens that go, one of ALL of them that both
-        were run at, answers averaged for each sample.
+        A pair per method and target, and where the targets are several shares of tokens that go, one of ALL of them
+        that both were run at, answers averaged for each sample.
 
     Raises:
         SaintpruneError: the folder holds no answers of that method, or answers to other samples than its own.
@@ -48,11 +48,12 @@ def pairs_of(folder: Path, method: str) -> list[Pair]:
         known = ", ".join(sorted({name for name, _ in found})) or "none"
         raise SaintpruneError(f"{folder} holds no answers of {method!r} at a target; of these it does: {known}")
     sides: dict[tuple[str, str], tuple[list[Samples], list[Samples]]] = {}
+    several = len({target for _, target in found}) > 1
     for (other, target), rows in found.items():
         if other == method or (method, target) not in found:
             continue
         answers = _answers(folder, found[method, target]), _answers(folder, rows)
-        for key in (target, ALL) if target.startswith("drop:") else (target,):
+        for key in (target, ALL) if target.startswith("drop:") and several else (target,):
             for side, added in zip(sides.setdefault((other, key), ([], [])), answers, strict=True):
                 side += added
     pairs = []
