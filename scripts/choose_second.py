@@ -84,12 +84,10 @@ def looks(parts: Parts, plans: list[Plan], images: list[Tensor], labels: Tensor)
     costs = [*(calibrator.measure(plan, timed=False).flops for plan in plans), 1.0]
     features = [outputs(parts, images, plan).clone() for plan in (*plans, None)]  # clone: the fit differentiates
     l2, _ = probe.choose_l2(features[-1], labels)
-    fold = probe.fold_of(labels)
     logits = [torch.zeros(len(labels), int(labels.max()) + 1, dtype=torch.float64) for _ in features]
-    for number in range(probe.FOLDS):
-        head, rows = probe.fit(features[-1][fold != number], labels[fold != number], l2), fold == number
+    for head, rows in probe.cross_fits(features[-1], labels, l2):
         for seen, answer in zip(features, logits, strict=True):
-            answer[rows] = seen[rows].double() @ head.weight.T + head.bias
+            answer[rows] = head.logits(seen[rows])
     return [Look(answer, cost) for answer, cost in zip(logits, costs, strict=True)], l2
 
 
@@ -106,9 +104,10 @@ def within(
         margin: below which the second is.
     """
     found: tuple[dict[str, float], Tensor] | None = None
+    sure, doubtful = margins(first.logits), margins(second.logits) < margin
     for step in range(STEPS):
-        unsure = margins(first.logits) < step / STEPS
-        again = unsure & (margins(second.logits) < margin)
+        unsure = sure < step / STEPS
+        again = unsure & doubtful
         shares = [chosen.double().mean().item() for chosen in (unsure, again)]
         cost = first.cost + shares[0] * second.cost + (shares[1] * third.cost if third else 0.0)
         if cost > budget:

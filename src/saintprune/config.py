@@ -22,6 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from saintprune.errors import SaintpruneError
 
+OF_PRUNING = ("pruning.", "pruning@pruning.", "stage@pruning.")  # what overrides of the pruning begin with
+
 
 class Task(Enum):
     """What a run does."""
@@ -170,6 +172,6 @@ def names_of(hydra_config: Any) -> dict[str, str]:
     changed = []
     for override in as_given(hydra_config.overrides.task):
         key, _, value = override.lstrip("+").partition("=")
-        if key.startswith(("pruning.", "pruning@pruning.", "stage@pruning.", "calibration.target")):
+        if key.startswith((*OF_PRUNING, "calibration.target")):
             changed.append(f"{key.rpartition('.')[2]}={value}")
     return {"dataset": choices["dataset"], "pruning": " ".join([choices["pruning"], *changed])}

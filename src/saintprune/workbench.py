@@ -26,7 +26,7 @@ from saintprune.analysis.settings import AnalysisSettings
 from saintprune.analysis.show import Shown
 from saintprune.analysis.study import Part
 from saintprune.binding import make
-from saintprune.config import compose_run
+from saintprune.config import OF_PRUNING, compose_run
 from saintprune.errors import SaintpruneError, did_you_mean
 from saintprune.parts import Parts, quiet
 from saintprune.plan import Plan
@@ -58,7 +58,7 @@ def with_pruning(run: Parts, name: str, *overrides: str) -> Parts:
         SaintpruneError: no such pruning, or one that does not fit the model.
     """
     for override in overrides:
-        if not override.lstrip("+~").startswith(("pruning.", "pruning@pruning.", "stage@pruning.")):
+        if not override.lstrip("+~").startswith(OF_PRUNING):
             raise SaintpruneError(f"{override!r} changes more than the pruning: give it to open_run")
     composed, names = compose_run([f"pruning={name}", *overrides])
     cfg = copy.deepcopy(run.cfg)

@@ -168,32 +168,29 @@ class ViTAdapter(ABC):
     def _cascade(
         self, forward: Callable[..., Any], plans: Sequence[Plan], runs: Sequence[PrunedRun], installed: ExitStack
     ) -> Callable[..., Any]:
-        """Return the classifier's forward under a plan that defers, and the plans after it.
+        """Return the classifier's forward under the first of some plans, and the others for what that defers.
 
         Args:
             forward: the classifier's own.
-            plans: one for each look.
+            plans: one for each look that is left; none is no pruning.
             runs: one for each plan.
             installed: holds what the first plan has put in place.
         """
-        (plan, *later), (run, *later_runs) = plans, runs
-        assert plan.defer is not None
+        if not plans or plans[0].defer is None:
+            return forward
+        again = self._cascade(forward, plans[1:], runs[1:], installed)
 
         def second(*args: Any, **kwargs: Any) -> Any:
             installed.close()
             try:
-                if not later:
-                    return forward(*args, **kwargs)
-                self._install(installed, later[0], later_runs[0])
-                answer = forward
-                if later[0].defer is not None:
-                    answer = self._cascade(forward, later, later_runs, installed)
-                return answer(*args, **kwargs)
+                if len(plans) > 1:
+                    self._install(installed, plans[1], runs[1])
+                return again(*args, **kwargs)
             finally:
                 installed.close()
-                self._install(installed, plan, run)
+                self._install(installed, plans[0], runs[0])
 
-        return deferring(forward, plan.defer, second, partial(setattr, run, "deferred"))
+        return deferring(forward, plans[0].defer, second, partial(setattr, runs[0], "deferred"))
 
     def observe(self, undo: ExitStack, run: PrunedRun, layer: int, reads: frozenset[str]) -> ObservedBlock:
         """Watch the attention of one block, pruned or not, without pruning it.

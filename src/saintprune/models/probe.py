@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +30,11 @@ class Probe:
 
     def accuracy(self, features: Tensor, labels: Tensor) -> float:
         """Return the share of rows of `features` (N, D) whose highest logit is at `labels` (N,)."""
-        logits = features.double() @ self.weight.T + self.bias
-        return (logits.argmax(dim=1) == labels).double().mean().item()
+        return (self.logits(features).argmax(dim=1) == labels).double().mean().item()
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits (N, classes) float64 of `features` (N, D)."""
+        return features.double() @ self.weight.T + self.bias
 
 
 def fit(features: Tensor, labels: Tensor, l2: float, steps: int = 500) -> Probe:
@@ -79,12 +82,16 @@ def fold_of(labels: Tensor, folds: int = FOLDS) -> Tensor:
 
 def cross_validate(features: Tensor, labels: Tensor, l2: float, folds: int = FOLDS) -> float:
     """Return the mean held-out accuracy over stratified folds."""
+    fitted = cross_fits(features, labels, l2, folds)
+    return sum(one.accuracy(features[outside], labels[outside]) for one, outside in fitted) / folds
+
+
+def cross_fits(features: Tensor, labels: Tensor, l2: float, folds: int = FOLDS) -> Iterator[tuple[Probe, Tensor]]:
+    """Yield for each stratified fold the probe fitted on the others, and which samples it has not seen, [N] bool."""
     fold = fold_of(labels, folds)
-    scores = []
     for held_out in range(folds):
         inside, outside = fold != held_out, fold == held_out
-        scores.append(fit(features[inside], labels[inside], l2).accuracy(features[outside], labels[outside]))
-    return sum(scores) / folds
+        yield fit(features[inside], labels[inside], l2), outside
 
 
 def choose_l2(features: Tensor, labels: Tensor, grid: Sequence[float] = L2_GRID) -> tuple[float, dict[float, float]]:
