@@ -1,6 +1,7 @@
 """Whole runs on a small random network and noise, and every mistake that a user can make."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
 
-from saintprune import wiring
+from saintprune import wiring, wiring_calibration
 from saintprune.config import config_dir, register
 from saintprune.errors import SaintpruneError
+from saintprune.models import corrections
 from saintprune.reporting.loggers import group_of
 from saintprune.reporting.records import RunRecord
 from wandb_reader import history, keep_offline, read_run
@@ -71,7 +73,7 @@ def test_benchmark_only_times(run):
 
 def test_calibrate_writes_a_pruning_that_loads(run, tmp_path, monkeypatch):
     conf = tmp_path / "conf"
-    monkeypatch.setattr(wiring, "own_config_dir", lambda: conf)
+    monkeypatch.setattr(wiring_calibration, "own_config_dir", lambda: conf)
     record, printed = run(
         "task=calibrate", "pruning=tome", "calibration.target=flops:0.7", names={"dataset": "s", "pruning": "tome r=3"}
     )
@@ -94,11 +96,42 @@ def test_calibrate_writes_a_pruning_that_loads(run, tmp_path, monkeypatch):
 )
 def test_calibrated_values_of_a_plan_itself_are_written(run, monkeypatch, tmp_path, pruning, knob, looks):
     conf = tmp_path / "conf"
-    monkeypatch.setattr(wiring, "own_config_dir", lambda: conf)
+    monkeypatch.setattr(wiring_calibration, "own_config_dir", lambda: conf)
     record, _ = run("task=calibrate", f"pruning={pruning}", "calibration.target=flops:0.9")
     written = OmegaConf.load(next(conf.rglob("*.yaml")))
     assert record.calibration["knob"] == knob and written[knob] == record.calibration["value"]
     assert len(instantiate(written, _convert_="all").looks) == looks
+
+
+CORRECTED = ["dataset.size=32", "calibration.correct=100"]
+
+
+@pytest.mark.parametrize(("pruning", "looks"), [("tome", 1), ("glance_then_ward", 2)])
+def test_a_corrected_pruning_is_written_and_loads(run, monkeypatch, tmp_path, pruning, looks):
+    conf = tmp_path / "conf"
+    monkeypatch.setattr(wiring_calibration, "own_config_dir", lambda: conf)
+    monkeypatch.setattr(corrections, "config_file", lambda name: conf / name)
+    asked = ["task=calibrate", f"pruning={pruning}", "calibration.target=flops:0.95"]
+    record, printed = run(*asked, *CORRECTED, names={"dataset": "s", "pruning": pruning})
+    assert record.calibration["correction"]["images"] == 24, "all after those of the calibration"
+    assert len(record.calibration["correction"]["penalties"]) == looks and "corrected the classifier: Corr" in printed
+    written = OmegaConf.load(next(conf.rglob("*.yaml")))
+    plan = instantiate(written, _convert_="all")
+    assert [repr(look.correction) for look in plan.looks] == re.findall(r"Correction\(.*?\)", printed)
+    next(conf.rglob("*.safetensors")).write_bytes(b"")
+    with pytest.raises(Exception, match=r"holds no correction for look \d of a plan"):
+        instantiate(written, _convert_="all")
+    corrections.write(next(conf.rglob("*.safetensors")), plan.corrected([plan.correction] * looks))
+    if looks == 2:
+        with pytest.raises(Exception, match="is not the file that was written with its pruning"):
+            instantiate(written, _convert_="all")
+
+
+def test_without_a_target_the_classifier_is_corrected_all_the_same(run):
+    plain, _ = run("pruning=tome", "dataset.size=32")
+    record, _ = run("pruning=tome", *CORRECTED)
+    assert list(record.calibration) == ["correction"] and plain.calibration is None
+    assert record.identity != plain.identity and record.output_cosine != plain.output_cosine
 
 
 def test_a_target_calibrates_before_evaluating(run):
@@ -136,6 +169,9 @@ def test_bf16(run):
         (["pruning=random", "pruning.stages.vision.schedule=null"], "give the stage a schedule"),
         (["pruning.stages.vision.method._target_=saintprune.reduction.saint.Sain"], "Sain"),
         (["task=calibrate"], "calibration.target=flops:0.5"),
+        (["pruning=tome", "calibration.correct=0"], "calibration.correct is 0, but must be at least 1"),
+        (["pruning=tome", "calibration.correct=8"], "on 10 images at least, better on hundreds, but there are 2"),
+        (["pruning=tome", "calibration.correct=8", "calibration.samples=12"], "has no more: take fewer samples"),
         (["task=calibrate", "calibration.target=speedup:0.5"], "impossible"),
         (["calibration.target=flops:0.01"], "out of reach.*gets to FLOPs"),
         (["pruning=none", "calibration.target=flops:0.5"], "KeepAll prunes nothing"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from saintprune import wiring
+from saintprune import wiring, wiring_calibration
 from saintprune.adapters.timm_vit import TimmViT
 from saintprune.errors import SaintpruneError
 from saintprune.reduction.saint import Saint
@@ -75,9 +75,11 @@ def test_patterns_name_prunings():
 def built(monkeypatch):
     """Count how often a model is built and which targets are calibrated to."""
     calls = []
-    build, calibrate = wiring.build, wiring.calibrate
+    build, calibrate = wiring.build, wiring_calibration.calibrate
     monkeypatch.setattr(wiring, "build", lambda *given: calls.append("build") or build(*given))
-    monkeypatch.setattr(wiring, "calibrate", lambda *given: calls.append(str(given[1])) or calibrate(*given))
+    monkeypatch.setattr(
+        wiring_calibration, "calibrate", lambda *given: calls.append(str(given[1])) or calibrate(*given)
+    )
     return calls
 
 

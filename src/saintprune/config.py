@@ -40,6 +40,7 @@ class CalibrationConfig:
 
     target: str | None = None
     samples: int = 64
+    correct: int | None = None
     head: str | None = None
     steps: int = 10
     pairs: int = 5

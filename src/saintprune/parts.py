@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from saintprune.calibration.correct import Corrector
 from saintprune.calibration.search import Calibrator
 from saintprune.evaluation.timing import BenchmarkSettings
 from saintprune.hardware import HardwareProfile
@@ -37,6 +38,7 @@ class Parts:
         unpruned: what the untouched model answered to the test split, by number of the batch; filled as it is
             asked. Runs that differ in their pruning alone share it.
         calibrators: by images, pairs of passes and head; what one found of the untouched network serves every pruning.
+        correctors: by images of calibration, which they pass over, and images; what one saw serves every pruning.
     """
 
     cfg: Any
@@ -50,6 +52,7 @@ class Parts:
     settings: BenchmarkSettings
     unpruned: dict[int, Any] = field(default_factory=dict)
     calibrators: dict[tuple[int, int, str | None], Calibrator] = field(default_factory=dict)
+    correctors: dict[tuple[int, int], Corrector] = field(default_factory=dict)
 
 
 def quiet() -> None:

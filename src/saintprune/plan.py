@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from saintprune.correction import Correction
 from saintprune.errors import SaintpruneError
 from saintprune.reduction import Reducer
 from saintprune.reduction.baselines import KeepAll
@@ -170,6 +171,8 @@ class Plan:
         second: with `defer`, the plan by which those are answered, which may defer in its turn; None is no pruning.
         resize: share of their sides, above 0 and at most 1, at which a vision tower sees its images, rounded to whole
             patches (docs/glance.md); schedules count from the patches that this leaves. None leaves images alone.
+        correction: of a classifier's last layer, for what this plan does to its features (docs/correction.md); a
+            `second` has its own.
         calibrated: where the numbers come from, if a calibration wrote them: model, dataset, target and result.
     """
 
@@ -178,6 +181,7 @@ class Plan:
     defer: float | None = None
     resize: float | None = None
     second: Plan | None = None
+    correction: Correction | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -201,6 +205,11 @@ class Plan:
         answered without pruning.
         """
         return (self, *(() if self.second is None else self.second.looks))
+
+    def corrected(self, corrections: Sequence[Correction]) -> Plan:
+        """Return the plan with a correction for each of its looks, in their order."""
+        second = None if self.second is None else self.second.corrected(corrections[1:])
+        return replace(self, correction=corrections[0], second=second)
 
     @classmethod
     def vision(cls, method: Reducer, layers: str | Sequence[int | float] = "first_half", **stage: Any) -> Plan:

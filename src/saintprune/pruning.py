@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from saintprune.adapters.base import ViTAdapter
 from saintprune.adapters.borrow import patch
 from saintprune.adapters.choose import adapter_for
+from saintprune.adapters.head import not_corrected
 from saintprune.calibration.among import best_of
+from saintprune.calibration.correct import Corrector
 from saintprune.calibration.inputs import batches_of, noise_for
 from saintprune.calibration.search import Calibrated, Calibrator, Knob
 from saintprune.calibration.targets import Target
@@ -96,6 +98,8 @@ class Pruned:
             stages += [f"{then}{name}: {stage.method} on {stage.layers}" for name, stage in plan.stages.items()]
             for name, value in (("resize", plan.resize), ("defer", plan.defer)):
                 stages += [] if value is None else [f"{then}{name}: {value:g}"]
+            if (correction := plan.correction) is not None:
+                stages.append(f"{then}corrected on {correction.images} images")
         measured = [] if self.calibrated is None else [f"calibrated: {self.calibrated.measured}"]
         return f"Pruned({'; '.join([type(self.model).__name__, *stages, *measured])})"
 
@@ -112,6 +116,7 @@ def prune(
     defer: float | None = None,
     resize: float | None = None,
     images: Inputs | Iterable[Any] | None = None,
+    correct_on: Tensor | Iterable[Any] | None = None,
     samples: int = 64,
     **settings: Any,
 ) -> Pruned:
@@ -140,7 +145,10 @@ def prune(
         images: unlabelled, as the network takes them: [B, C, H, W]; what a processor of transformers returns; or a
             loader of either, labels beside them allowed. A vision-language model needs a processor's tensors. None
             calibrates on noise, with a warning.
-        samples: of a loader, take so many images.
+        correct_on: of a classifier: other unlabelled images, hundreds or more, to whose unpruned answers its last layer
+            is fitted for what pruning does to its features (docs/correction.md). All of them are used. None leaves it
+            as it is.
+        samples: of `images`, if a loader, take so many.
         **settings: values of the method (`threshold=0.9`) or of its stage (`layers="all"`); of a pruning with several
             stages by stage: `vision={"threshold": 0.9}`.
 
@@ -154,20 +162,23 @@ def prune(
     target = _target({"speedup": speedup, "flops": flops, "tokens": tokens, "agreement": agreement, "drop": drop})
     if images is not None and target is None:
         raise SaintpruneError("images are there to calibrate on: give speedup=, flops=, tokens= or agreement= as well")
+    if correct_on is not None and images is None and target is not None:
+        raise SaintpruneError("correct_on are images to correct on: to calibrate, give other ones as images= as well")
     adapter = adapter_for(model)
     plans = [_plan(each, settings, drop, {"defer": defer, "resize": resize}) for each in _each(method)]
+    if model.training and (target is not None or correct_on is not None):
+        raise SaintpruneError("the network is in training mode, whose dropout no calibration should see: net.eval()")
+    corrector = None if correct_on is None else _corrector(model, adapter, correct_on)
     if target is None:
         if len(plans) > 1:
             raise SaintpruneError(
                 "several methods are chosen among by what they do to images: give a target and images="
             )
         _warn_of_thresholds(plans[0], settings)
-        return Pruned(model, adapter, plans[0])
-    if model.training:
-        raise SaintpruneError("the network is in training mode, whose dropout no calibration should see: net.eval()")
+        return Pruned(model, adapter, plans[0] if corrector is None else corrector.corrected(plans[0]))
     batches = _noise(adapter, plans[0], samples) if images is None else batches_of(images, adapter, samples)
     steps = STEPS_OF_TIME if target.kind == "speedup" else STEPS
-    calibrated = best_of(_calibrator(model, adapter, batches), plans, target, steps)
+    calibrated = best_of(_calibrator(model, adapter, batches), plans, target, steps, corrector)
     return Pruned(model, adapter, calibrated.plan, calibrated)
 
 
@@ -218,6 +229,13 @@ def _calibrator(model: nn.Module, adapter: ViTAdapter | VLM, batches: list[Any])
     from saintprune.evaluation.vlm_passes import read_prompt
 
     return Calibrator(adapter, batches, forward=partial(read_prompt, model))
+
+
+def _corrector(model: nn.Module, adapter: ViTAdapter | VLM, images: Tensor | Iterable[Any]) -> Corrector:
+    """Return what corrects a classifier on images."""
+    if not isinstance(adapter, ViTAdapter):
+        raise not_corrected(model)
+    return Corrector(adapter, images)
 
 
 def _noise(adapter: ViTAdapter | VLM, plan: Plan, samples: int) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from saintprune import wiring_analysis, wiring_logging, wiring_vlm
+from saintprune import wiring_analysis, wiring_calibration, wiring_logging, wiring_vlm
 from saintprune.binding import make
-from saintprune.calibration.search import Calibrated, Calibrator
+from saintprune.calibration.search import Calibrated
 from saintprune.calibration.targets import Target
-from saintprune.config import Task, own_config_dir
+from saintprune.config import Task
 from saintprune.errors import SaintpruneError
 from saintprune.evaluation.benchmark import Benchmark, BenchmarkResult
 from saintprune.evaluation.classification import Scores, score
@@ -28,16 +28,15 @@ from saintprune.evaluation.processes import first_is_there, processes
 from saintprune.evaluation.sharing import Watch
 from saintprune.evaluation.vlm_timing import VLMTiming
 from saintprune.evaluation.vqa_summary import VQAScores
-from saintprune.files import write_atomically
 from saintprune.metrics.samples import Samples
-from saintprune.models.heads import answers, attach, exchanged
-from saintprune.models.loaded import LoadedModel
+from saintprune.models.heads import answers, attach
 from saintprune.parts import Parts, console, progress, quiet
 from saintprune.plan import NAMED, Plan
 from saintprune.reporting.assemble import figures, vlm_figures
 from saintprune.reporting.identity import identity, names_stages
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.tables import layers_line, run_table
+from saintprune.wiring_calibration import whole_batches
 
 FEW = 0.1  # share of the tokens at the end below which a run says how to calibrate
 
@@ -70,14 +69,14 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str], sweep: Path | 
     target = None if cfg.calibration.target is None else Target.parse(cfg.calibration.target)
     if cfg.task == Task.calibrate and target is None:
         raise SaintpruneError("task=calibrate needs a target, for example calibration.target=flops:0.5")
-    for name in ("samples", "steps", "pairs"):
-        if cfg.calibration[name] < 1:
+    for name in ("samples", "correct", "steps", "pairs"):
+        if cfg.calibration[name] is not None and cfg.calibration[name] < 1:
             raise SaintpruneError(f"calibration.{name} is {cfg.calibration[name]}, but must be at least 1")
     logger = wiring_logging.open_logger(cfg, output_dir, sweep)  # first, so that a missing one costs no run
     analysis = make(cfg, "analysis")
     parts = build(cfg, names)
     _warn(parts)
-    calibrated = None if target is None else calibrate(parts, target)
+    calibrated = wiring_calibration.prepare(parts, target)
     if cfg.task == Task.analyze:
         found = wiring_analysis.analyze(parts, analysis, output_dir)
         record = _record(parts, None, None, None, found)
@@ -227,53 +226,7 @@ def timed_batches(parts: Parts, most: int | None = None) -> list[Tensor]:
     None takes as many as the settings say.
     """
     number = parts.settings.batches if most is None else most
-    return _batches(parts, parts.data.test_dataloader(), number * parts.hardware.batch_size)
-
-
-def training_batches(parts: Parts, samples: int) -> list[Tensor]:
-    """Return the first images of the training split, so many at least where there are any, as whole batches."""
-    return _batches(parts, parts.data.train_dataloader(), samples)
-
-
-def calibrate(parts: Parts, target: Target) -> Calibrated:
-    """Search on unlabelled images of the training split; from here on, the run's plan is the one that was found."""
-    options = parts.cfg.calibration
-    key = (options.samples, options.pairs, options.head)
-    with progress(f"calibrating to {target}") as advance, _calibrating_head(parts):
-        if key not in parts.calibrators:
-            batches = training_batches(parts, options.samples)
-            classifies = parts.model.num_classes > 0
-            parts.calibrators[key] = Calibrator(parts.adapter, batches, options.pairs, classifies)
-        found = parts.calibrators[key].search(parts.plan, target, options.steps, advance)
-    console.print(f"calibrated to {target}: {found.knob}={found.value:g} ({found.measured})", soft_wrap=True)
-    if parts.cfg.task == Task.calibrate:
-        name, path = _save_pruning(parts, found, target)
-        console.print(f"written to {path}; use it with: [bold]pruning={name}[/bold]", soft_wrap=True)
-    parts.plan = found.plan
-    return found
-
-
-def _calibrating_head(parts: Parts) -> AbstractContextManager[None]:
-    """Return the context in which the network has the head to calibrate with."""
-    head = parts.cfg.calibration.head
-    if head is None:
-        return nullcontext()
-    if not isinstance(parts.model, LoadedModel):
-        raise SaintpruneError(f"calibration.head={head} is for classifiers, but {parts.cfg.model.name} is none")
-    return exchanged(parts.model, head, model=parts.cfg.model.name, dataset=parts.data.name)
-
-
-def _batches(parts: Parts, loader: Any, samples: int) -> list[Tensor]:
-    """Return the first images of a loader as whole batches on the device."""
-    batches: list[Tensor] = []
-    for images, _ in loader:
-        batches.append(images.to(parts.device, parts.hardware.dtype))
-        if sum(len(batch) for batch in batches) >= samples:
-            break
-    whole = [batch for batch in batches if len(batch) == len(batches[0])]
-    if not whole:
-        raise SaintpruneError(f"dataset={parts.names['dataset']} has no images to measure with")
-    return whole
+    return whole_batches(parts, parts.data.test_dataloader(), number * parts.hardware.batch_size)
 
 
 def _show(record: RunRecord) -> None:
@@ -289,29 +242,6 @@ def _show(record: RunRecord) -> None:
             f"[yellow]note:[/yellow] only {after[-1]:.0f} of {before[-1]:.0f} tokens are left at the end. Thresholds do"
             " not transfer between models; find yours: task=calibrate calibration.target=speedup:2.0"
         )
-
-
-def _save_pruning(parts: Parts, found: Calibrated, target: Target) -> tuple[str, Path]:
-    """Write the calibrated pruning as YAML; return what `pruning=` loads it by, and the file."""
-    content = _container(parts.cfg.pruning)
-    if found.stage is None:
-        content[found.knob] = found.value
-    elif (schedule := found.plan.stages[found.stage].schedule) is None:
-        content["stages"][found.stage]["method"]["threshold"] = found.value
-    else:
-        content["stages"][found.stage]["schedule"] = {"_target_": "saintprune.plan.Schedule"} | asdict(schedule)
-    choice = parts.names["pruning"].split(" ")[0].rpartition("/")[2]
-    content["calibrated"] = {
-        "model": parts.cfg.model.name,
-        "dataset": parts.names["dataset"],
-        "target": str(target),
-        "images": found.images,
-        "measured": asdict(found.measured),
-    }
-    name = parts.cfg.calibration.save_as or f"{parts.cfg.model.name}/{choice}_{target.kind}{target.value:g}"
-    header = f"# written by task=calibrate: {found.knob} of pruning={choice} for {target}\n"
-    path = own_config_dir() / "pruning" / f"{name}.yaml"
-    return name, write_atomically(path, header + OmegaConf.to_yaml(OmegaConf.create(content)))
 
 
 def _record(
@@ -334,7 +264,7 @@ def _record(
         dataset=parts.names["dataset"],
         pruning=parts.names["pruning"],
         **found,
-        calibration=calibrated.as_dict() if calibrated else None,
+        calibration=wiring_calibration.in_record(parts.plan, calibrated),
         analysis=analysis,
         hardware={**asdict(parts.hardware), "device": parts.hardware.device_name()},
         sources={

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from saintprune import wiring
+from saintprune import wiring, wiring_calibration
 from saintprune.calibration.search import OutOfReach
 from saintprune.calibration.targets import Target
 from saintprune.config import Task, compose_run, names_in
 from saintprune.errors import SaintpruneError
 from saintprune.metrics.samples import Samples
+from saintprune.models import corrections
 from saintprune.parts import Parts, console, quiet
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.samples_file import beside, write_samples
@@ -118,10 +119,15 @@ def run_all(folder: Path, planned: Sequence[Cell]) -> dict[str, str]:
             record, samples = _measured(parts, cell.target)
             if samples is not None:
                 write_samples(beside(path), samples)  # first: where there is a record, all of the cell is there
+            tensors = path.with_suffix(corrections.SUFFIX)
+            if parts.plan.correction is not None:
+                corrections.write(tensors, parts.plan)
             record = replace(record, identity=known_as)
             record.write(path)
             if samples is None:
                 beside(path).unlink(missing_ok=True)  # of an earlier run that did measure something
+            if parts.plan.correction is None:
+                tensors.unlink(missing_ok=True)
         except SaintpruneError as error:
             failed[cell.name] = str(error)
         except Exception as error:  # one method's defect, or too little memory, costs one cell
@@ -142,9 +148,9 @@ def is_recorded(path: Path, known_as: str) -> bool:
 
 
 def _measured(parts: Parts, target: Target | None) -> tuple[RunRecord, Samples | None]:
-    """Calibrate where there is a target, and measure."""
+    """Calibrate and correct as the config says, and measure."""
     try:
-        calibrated = None if target is None else wiring.calibrate(parts, target)
+        calibrated = wiring_calibration.prepare(parts, target)
     except OutOfReach as error:
         return wiring.unreached(parts, str(error)), None
     return wiring.measured(parts, calibrated)

@@ -16,6 +16,7 @@ from saintprune.errors import SaintpruneError
 from saintprune.evaluation.benchmark import selector_seconds, timed_pass
 from saintprune.evaluation.timing import summed_up, time_in_turn
 from saintprune.metrics.intervals import bootstrap, harmonic_mean, median
+from saintprune.models import corrections
 from saintprune.parts import Parts, progress, quiet
 from saintprune.plan import Plan
 from saintprune.reporting.records import RunRecord, source_commit
@@ -92,12 +93,15 @@ def _of_one_comparison(found: Mapping[Path, RunRecord]) -> tuple[Parts, dict[Pat
             parts = wiring.build(cfg, names)
             if wiring_vlm.is_vlm(parts.model) or wiring_analysis.is_language(parts.model):
                 raise SaintpruneError(f"{path}: only prunings of networks that look at images can be timed in turn")
-        plans[path] = _plan_of(record, wiring.repruned(parts, cfg, names).plan)
+        plans[path] = _plan_of(path, record, wiring.repruned(parts, cfg, names).plan)
     assert parts is not None
     return parts, plans
 
 
-def _plan_of(record: RunRecord, plan: Plan) -> Plan:
-    """Return what a record measured: the plan of its config, its knob where calibration had turned it."""
-    found = record.calibration
-    return plan if found is None else Knob.of(plan).at(found["value"])
+def _plan_of(path: Path, record: RunRecord, plan: Plan) -> Plan:
+    """Return what a record measured: the plan of its config, its knob where calibration had turned it, corrected by
+    what lies beside the record where it was.
+    """
+    found = record.calibration or {}
+    plan = Knob.of(plan).at(found["value"]) if "value" in found else plan
+    return corrections.corrected(plan, path.with_suffix(corrections.SUFFIX)) if "correction" in found else plan

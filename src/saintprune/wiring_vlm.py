@@ -127,9 +127,9 @@ def show_tokens(record: RunRecord) -> None:
 def _check_task(cfg: Any, dataset: str, hardware: HardwareProfile, depths: Depths | None) -> None:
     """Check that task and dataset fit a vision-language model."""
     task, model, target = cfg.task.value, cfg.model.name, target_of(cfg, "dataset")
-    if task == "calibrate" or cfg.calibration.target is not None:
+    if task == "calibrate" or cfg.calibration.target is not None or cfg.calibration.correct is not None:
         raise SaintpruneError(
-            f"calibration turns plans of networks that only look at images, but model={model} answers questions: set"
+            f"calibration is for networks that only look at images, but model={model} answers questions: set"
             " thresholds or schedules by hand, for example pruning.stages.language.schedule.drop=0.5"
         )
     if hardware.compile:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saintprune import wiring, wiring_analysis
+from saintprune import wiring, wiring_analysis, wiring_calibration
 from saintprune.analysis.sensitivity import Sensitivity
 from saintprune.analysis.settings import AnalysisSettings
 from saintprune.analysis.show import Shown
@@ -128,7 +128,7 @@ def training_images(run: Parts, number: int) -> list[Tensor]:
         SaintpruneError: the run has no training images.
     """
     size = run.hardware.batch_size
-    return wiring.training_batches(run, max(1, number // size) * size)
+    return wiring_calibration.training_batches(run, max(1, number // size) * size)
 
 
 @torch.inference_mode()

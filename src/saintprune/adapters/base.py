@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from saintprune.adapters import spread
 from saintprune.adapters.borrow import borrow, patch, refuse_other_sites
 from saintprune.adapters.cascade import deferring, not_here
+from saintprune.adapters.head import check_correction, correct
 from saintprune.adapters.observed import ObservedBlock
 from saintprune.adapters.resize import not_resized, shrink_what_enters
 from saintprune.adapters.run import Observed, PrunedRun, TokenStream
@@ -110,6 +111,13 @@ class ViTAdapter(ABC):
         return None
 
     @property
+    def head(self) -> nn.Linear | None:
+        """The classifier's last layer, whose input are features and whose output are the logits; None where there is no
+        such layer.
+        """
+        return None
+
+    @property
     def depth(self) -> int:
         """Number of blocks."""
         return len(self.blocks)
@@ -118,8 +126,8 @@ class ViTAdapter(ABC):
         """Check that a plan fits the network.
 
         Raises:
-            NotForThisModelError: the plan has stages of other sites, defers where there is no classifier, or resizes
-                where the network takes images of one size alone.
+            NotForThisModelError: the plan has stages of other sites, defers where there is no classifier, corrects one
+                without a last linear layer, or resizes where the network takes images of one size alone.
             SaintpruneError: it names layers that the network lacks.
         """
         for look in plan.looks:
@@ -128,6 +136,8 @@ class ViTAdapter(ABC):
                 raise not_here(self.net)
             if look.resize is not None and self._embedding is None:
                 raise not_resized(self.net, "takes images of one size alone")
+            if look.correction is not None:
+                check_correction(look.correction, self.head, self.net)
             look.at("vision", self.depth)
 
     @contextmanager
@@ -231,6 +241,8 @@ class ViTAdapter(ABC):
                 self._watch(undo, run, block, step.stage.method.reads, observed)
             forward = self._forward(block, layer, step, observed, run, carries_sizes if layer == 0 else None)
             patch(undo, block, "forward", forward)
+        if plan.correction is not None and self.head is not None:
+            correct(undo, self.head, plan.correction)
 
     def _spreadings(self) -> list[spread.Spreading]:
         """Return what lets norms and activations act on the patches of merged tokens; warn where they cannot."""

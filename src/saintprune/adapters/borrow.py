@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from saintprune.adapters.cascade import not_here
+from saintprune.adapters.head import not_corrected
 from saintprune.adapters.resize import not_resized
 from saintprune.errors import NotForThisModelError, SaintpruneError
 from saintprune.plan import Plan
@@ -35,13 +36,15 @@ def refuse_other_sites(plan: Plan, site: str, net: nn.Module, kind: str) -> None
     """Check that a plan prunes nothing that a network of one kind ("a decoder") lacks.
 
     Raises:
-        NotForThisModelError: it has a stage of another site, defers where nothing classifies images, or resizes where
-            nothing sees them.
+        NotForThisModelError: it has a stage of another site, defers or corrects where nothing classifies images, or
+            resizes where nothing sees them.
     """
     if site != "vision" and plan.defer is not None:
         raise not_here(net)
     if site != "vision" and plan.resize is not None:
         raise not_resized(net, f"is {kind} alone")
+    if site != "vision" and plan.correction is not None:
+        raise not_corrected(net)
     for name, stage in plan.stages.items():
         if stage.site != site:
             raise NotForThisModelError(

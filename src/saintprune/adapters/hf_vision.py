@@ -111,6 +111,12 @@ class HFVision(ViTAdapter):
         return self._given if isinstance(self._given, ViTForImageClassification) else None
 
     @property
+    def head(self) -> nn.Linear | None:
+        """The last layer of a classifier."""
+        head = None if self.classifier is None else self._given.classifier
+        return head if isinstance(head, nn.Linear) else None
+
+    @property
     def _family(self) -> _Family:
         return _FAMILIES[type(self.net)]
 

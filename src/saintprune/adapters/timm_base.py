@@ -47,6 +47,13 @@ class TimmAdapter(ViTAdapter):
         return self.net if self.net.num_classes else None
 
     @property
+    def head(self) -> nn.Linear | None:
+        """timm's `head`, where it alone gives the logits: a distilled network has two."""
+        head = self.net.head
+        alone = self.net.num_classes and isinstance(head, nn.Linear) and not hasattr(self.net, "head_dist")
+        return head if alone else None
+
+    @property
     def _pools_prefix(self) -> bool:
         """Whether the head's pooling sees the special tokens."""
         return False

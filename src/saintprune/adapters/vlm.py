@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from saintprune.adapters.borrow import borrow, patch
 from saintprune.adapters.cascade import not_here
 from saintprune.adapters.decoder_run import DecoderRun
+from saintprune.adapters.head import not_corrected
 from saintprune.adapters.hf_decoder import DROPPED, HFDecoder
 from saintprune.adapters.instruction import Instruction
 from saintprune.adapters.projector import Projection
@@ -115,6 +116,8 @@ class VLM:
             raise not_here(self.net)
         if plan.resize is not None:
             raise not_resized(self.net, "has a place in its prompt for every token of an image")
+        if plan.correction is not None:
+            raise not_corrected(self.net)
         check_vision(self.net, self.family, self.tower, self._read(plan))
         plan.at("language", self.depth)
         plan.at("projector", 1)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from saintprune.calibration.correct import Corrector, search_corrected
 from saintprune.calibration.search import Calibrated, Calibrator, OutOfReach
 from saintprune.calibration.targets import Target
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan
 
 
-def best_of(calibrator: Calibrator, plans: Sequence[Plan], target: Target, steps: int) -> Calibrated:
+def best_of(
+    calibrator: Calibrator, plans: Sequence[Plan], target: Target, steps: int, corrector: Corrector | None = None
+) -> Calibrated:
     """Return the calibrated plan that keeps the most answers, or leaves the fewest FLOPs at a share of them.
 
     Args:
@@ -18,6 +21,7 @@ def best_of(calibrator: Calibrator, plans: Sequence[Plan], target: Target, steps
         plans: one at least; those that cannot meet the target are passed over.
         target: to meet.
         steps: of each search.
+        corrector: fits a correction to each plan; None leaves the classifier as it is.
 
     Raises:
         OutOfReach: no plan meets the target; the error is that of the first.
@@ -29,7 +33,7 @@ def best_of(calibrator: Calibrator, plans: Sequence[Plan], target: Target, steps
     failed: list[OutOfReach] = []
     for plan in plans:
         try:
-            found.append(calibrator.search(plan, target, steps))
+            found.append(search_corrected(calibrator, corrector, plan, target, steps))
         except OutOfReach as error:
             failed.append(error)
     if not found:

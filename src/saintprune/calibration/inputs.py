@@ -51,6 +51,21 @@ def batches_of(images: Any, adapter: ViTAdapter | VLM, samples: int) -> list[Bat
     return [batch for batch in found if samples_in(batch) == samples_in(found[0])]
 
 
+def each_batch(images: Any, adapter: ViTAdapter) -> Iterator[Tensor]:
+    """Yield all batches [B, C, H, W], on the device and in the precision of the network.
+
+    Args:
+        images: one batch [B, C, H, W], what a processor returns, or a loader of such, labels beside them allowed.
+        adapter: of the network.
+
+    Raises:
+        SaintpruneError: something else.
+    """
+    like = next(parameter for parameter in adapter.net.parameters() if parameter.is_floating_point())
+    for given in _each(images):
+        yield _for_vision(given, like)
+
+
 def noise_for(adapter: ViTAdapter | VLM, samples: int) -> Tensor:
     """Return a seeded batch of noise of the network's input size, [B, C, H, W].
 

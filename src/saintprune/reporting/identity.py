@@ -46,7 +46,7 @@ def determinants(config: dict[str, Any]) -> dict[str, Any]:
     calibration, analysis = dict(found.pop("calibration")), found.pop("analysis", None)
     if found["task"] != "calibrate":  # where it is a result of the run, not a place for it
         calibration.pop("save_as", None)
-    if calibration.get("target") is not None:
+    if any(calibration.get(key) is not None for key in ("target", "correct")):
         found["calibration"] = calibration
     return found | ({"analysis": analysis} if found["task"] == "analyze" else {})
 

@@ -1,0 +1,52 @@
+"""The last layer of a classifier, changed for as long as a plan is in place (docs/correction.md)."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from saintprune.correction import Correction
+from saintprune.errors import NotForThisModelError, SaintpruneError
+
+
+def correct(undo: ExitStack, head: nn.Linear, correction: Correction) -> None:
+    """Let a linear layer give other logits; its own weights stay as they are.
+
+    Args:
+        undo: takes the undoing.
+        head: takes features [B, D], gives logits [B, classes].
+        correction: of it.
+    """
+    weight, bias = correction.weight.to(head.weight), correction.bias.to(head.weight)
+
+    def add(module: nn.Module, args: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+        return logits + linear(args[0], weight, bias)
+
+    undo.callback(head.register_forward_hook(add).remove)
+
+
+def check_correction(correction: Correction, head: nn.Linear | None, net: object) -> None:
+    """Check that a correction fits a network's last layer.
+
+    Raises:
+        NotForThisModelError: the network has no such layer.
+        SaintpruneError: it has another shape.
+    """
+    if head is None:
+        raise not_corrected(net)
+    if correction.weight.shape != head.weight.shape:
+        found, wanted = ("x".join(map(str, one.weight.shape)) for one in (correction, head))
+        raise SaintpruneError(
+            f"the correction is for a head of {found} (classes x features), but this network's has {wanted}: fit one"
+            " for this network (correct_on=, on the command line calibration.correct=)"
+        )
+
+
+def not_corrected(net: object) -> NotForThisModelError:
+    """Return the error of a correction, for a network that does not answer by one linear layer."""
+    return NotForThisModelError(
+        f"a correction is for classifiers whose logits come from one linear layer, and {type(net).__name__} is none:"
+        " leave it out (correct_on=None, on the command line calibration.correct=null, pruning.correction=null)"
+    )

@@ -1,0 +1,123 @@
+"""Correct a classifier for what a plan does to its features, on unlabelled images (docs/correction.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from saintprune.adapters.base import ViTAdapter
+from saintprune.adapters.head import not_corrected
+from saintprune.calibration.inputs import each_batch
+from saintprune.calibration.search import Calibrated, Calibrator, Knob
+from saintprune.calibration.targets import Target
+from saintprune.correction import fit_correction
+from saintprune.errors import SaintpruneError
+from saintprune.plan import Plan
+
+
+class Corrector:
+    """Fits corrections for the plans of one network.
+
+    It keeps the features that a plan gave, so that plans which share a look, and another head in the network's place,
+    cost no further passes.
+
+    Args:
+        adapter: of a classifier whose logits come from one linear layer.
+        images: unlabelled: one batch [B, C, H, W] or a loader of such, labels beside them allowed. What can be gone
+            through only once is kept.
+
+    Raises:
+        NotForThisModelError: the network has no such layer.
+    """
+
+    def __init__(self, adapter: ViTAdapter, images: Tensor | Iterable[Any]) -> None:
+        if adapter.head is None:
+            raise not_corrected(adapter.net)
+        self.adapter = adapter
+        self.images = list(images) if isinstance(images, Iterator) else images
+        self.features: dict[str, Tensor] = {}
+
+    @torch.inference_mode()
+    def corrected(self, plan: Plan, advance: Callable[[float], None] = lambda share: None) -> Plan:
+        """Return a plan with a correction for each of its looks, of the network's head as it is now.
+
+        Args:
+            plan: corrections that it has are left behind.
+            advance: is told the share of the work that is done, 0..1, where the number of batches is known.
+
+        Raises:
+            SaintpruneError: there are too few images.
+        """
+        looks = [replace(look, defer=None, second=None, correction=None, calibrated=None) for look in plan.looks]
+        self._see([None, *looks], advance)
+        unpruned = self._logits(None)
+        fitted = [fit_correction(self.features[repr(look)], self._logits(look), unpruned) for look in looks]
+        return plan.corrected(fitted)
+
+    def _logits(self, look: Plan | None) -> Tensor:
+        """Return what the head makes of a look's features, [N, classes] float64."""
+        head = self._head
+        bias = None if head.bias is None else head.bias.cpu().double()
+        return linear(self.features[repr(look)].double(), head.weight.cpu().double(), bias)
+
+    def _see(self, looks: Sequence[Plan | None], advance: Callable[[float], None]) -> None:
+        """Collect the features [N, D] of the looks that are not known yet; None is the unpruned network."""
+        missing = {repr(look): look for look in looks if repr(look) not in self.features}
+        found: dict[str, list[Tensor]] = {name: [] for name in missing}
+        caught: list[Tensor] = []
+        watch = self._head.register_forward_pre_hook(lambda head, args: caught.append(args[0]))
+        batches = 1 if isinstance(self.images, Tensor) else len(self.images) if isinstance(self.images, Sized) else None
+        try:
+            for number, images in enumerate(each_batch(self.images if missing else (), self.adapter), start=1):
+                for name, look in missing.items():
+                    with nullcontext() if look is None else self.adapter.pruned(look):
+                        self._classifier(images)
+                    found[name].append(caught.pop().float().cpu())
+                advance(number / batches if batches else 0.0)
+        finally:
+            watch.remove()
+        if missing and not next(iter(found.values())):
+            raise SaintpruneError("there are no images to fit a correction on: give some, better hundreds")
+        self.features |= {name: torch.cat(features) for name, features in found.items()}
+
+    @property
+    def _head(self) -> nn.Linear:
+        assert self.adapter.head is not None
+        return self.adapter.head
+
+    @property
+    def _classifier(self) -> nn.Module:
+        assert self.adapter.classifier is not None  # where there is a head
+        return self.adapter.classifier
+
+
+def search_corrected(
+    calibrator: Calibrator,
+    corrector: Corrector | None,
+    plan: Plan,
+    target: Target,
+    steps: int,
+    advance: Callable[[float], None] = lambda share: None,
+) -> Calibrated:
+    """Search as `Calibrator.search` does, for a plan that has its classifier corrected; None only searches.
+
+    What a margin costs and how many answers are kept depend on the correction, which depends on the plan. Where the
+    margin is turned, the looks are corrected first. Where another number is, and costs or answers depend on the
+    correction, a first search finds about which plan to correct for, and a second one goes with that correction.
+    """
+    if corrector is None:
+        return calibrator.search(plan, target, steps, advance)
+    if Knob.of(plan).name == "defer":
+        return calibrator.search(corrector.corrected(plan, advance), target, steps, advance)
+    found = calibrator.search(plan, target, steps, advance)
+    if plan.defer is not None or target.kind == "agreement":
+        found = calibrator.search(corrector.corrected(found.plan, advance), target, steps, advance)
+    with torch.inference_mode():
+        corrected = corrector.corrected(found.plan, advance)
+        return replace(found, plan=corrected, measured=calibrator.measure(corrected, timed=True))
