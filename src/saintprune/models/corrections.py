@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -30,7 +31,8 @@ def write(path: Path, plan: Plan) -> Path:
     for number, look in enumerate(plan.looks):
         assert look.correction is not None
         one = look.correction
-        tensors |= {f"{number}.weight": one.weight.cpu().clone(), f"{number}.bias": one.bias.cpu().clone()}
+        for name, tensor in (("weight", one.weight), ("bias", one.bias)):  # of its own, as the format wants it
+            tensors[f"{number}.{name}"] = tensor.cpu().clone(memory_format=torch.contiguous_format)
         metadata |= {f"{number}.penalty": repr(one.penalty), f"{number}.images": str(one.images)}
     return write_atomically(path, save(tensors, metadata))
 
