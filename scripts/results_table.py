@@ -26,7 +26,7 @@ from saintprune.reporting.results import Row, read_rows, target_of
 from saintprune.reporting.tables import layers_line
 
 OURS = "ward"
-PAGES = ("README.md", "docs/cascade.md", "docs/findings.md", "docs/glance.md", "docs/ward.md")
+PAGES = ("README.md", "docs/cascade.md", "docs/correction.md", "docs/findings.md", "docs/glance.md", "docs/ward.md")
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(
     r"(<!-- results: (\S+)(?: by (share|selecting|speed|pairs)(?: of (\w+))?)? -->\n).*?(<!-- /results -->)", re.DOTALL
@@ -161,10 +161,10 @@ def caption(records: list[RunRecord]) -> str:
     what = "questions about test images" if "ttft_seconds" in first.baseline else "test images"
     timed = [record for record in records if record.out_of_reach is None]
     turns = [record.in_turn for record in timed if record.in_turn]
-    device = turns[0]["device"] if turns else first.hardware["device"]
+    devices = [turn["device"] for turn in turns] or [record.hardware["device"] for record in timed]
     words = [
         f"{first.model} on {first.dataset}, " + (f"{first.num_samples} {what}" if first.num_samples else "time alone"),
-        f"{device}, {first.hardware['precision']}, batches of {first.hardware['batch_size']}",
+        f"{' and '.join(dict.fromkeys(devices))}, {first.hardware['precision']}, batches of {first.hardware['batch_size']}",
         f"torch {first.versions['torch']}",
     ]
     if turns:
