@@ -161,10 +161,10 @@ def caption(records: list[RunRecord]) -> str:
     what = "questions about test images" if "ttft_seconds" in first.baseline else "test images"
     timed = [record for record in records if record.out_of_reach is None]
     turns = [record.in_turn for record in timed if record.in_turn]
-    devices = [turn["device"] for turn in turns] or [record.hardware["device"] for record in timed]
+    devices = dict.fromkeys([turn["device"] for turn in turns] or [record.hardware["device"] for record in timed])
     words = [
         f"{first.model} on {first.dataset}, " + (f"{first.num_samples} {what}" if first.num_samples else "time alone"),
-        f"{' and '.join(dict.fromkeys(devices))}, {first.hardware['precision']}, batches of {first.hardware['batch_size']}",
+        f"{' and '.join(devices)}, {first.hardware['precision']}, batches of {first.hardware['batch_size']}",
         f"torch {first.versions['torch']}",
     ]
     if turns:
