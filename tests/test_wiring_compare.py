@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from saintprune import wiring, wiring_calibration
+from saintprune import wiring, wiring_calibration, wiring_in_turn
 from saintprune.adapters.timm_vit import TimmViT
 from saintprune.errors import SaintpruneError
+from saintprune.models import corrections
+from saintprune.plan import Plan
 from saintprune.reduction.saint import Saint
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.results import read_rows
@@ -157,6 +159,24 @@ def test_cells_are_timed_in_turn_as_they_were_calibrated(tmp_path, monkeypatch):
     assert untimed[0] == untimed[1], "all else is as it was"
     assert after["tome"].selector_ms == pytest.approx(1000 * after["tome"].selector_share / tome.in_turn["throughput"])
     assert tome.in_turn["rounds"] == 2 and tome.delta["speedup"] == before["tome"].speedup
+
+
+def test_corrections_lie_beside_the_records_and_are_timed(tmp_path, monkeypatch):
+    corrected = [*SMALL, "dataset.size=24", "calibration.correct=21"]
+    assert run_all(tmp_path, cells(["glance", "tome"], corrected, ["flops:0.9"])) == {}
+    assert {path.stem for path in tmp_path.glob("*.safetensors")} == {"glance@flops0.9", "tome@flops0.9"}
+    plans, timed = [], wiring_in_turn.timed_pass
+
+    def noted(adapter, plan, images):
+        plans.append(plan)
+        return timed(adapter, plan, images)
+
+    monkeypatch.setattr(wiring_in_turn, "timed_pass", noted)
+    time_folder(tmp_path, 2)
+    stored = {repr(corrections.corrected(Plan(), path).correction) for path in tmp_path.glob("*.safetensors")}
+    assert {repr(plan.correction) for plan in plans if plan is not None} == stored
+    assert run_all(tmp_path, cells(["tome"], [*SMALL, "dataset.size=24"], ["flops:0.9"])) == {}
+    assert not (tmp_path / "tome@flops0.9.safetensors").exists(), "it was of the cell before"
 
 
 @pytest.mark.parametrize("rounds, message", [(1, "--in-turn is 1"), (2, "holds no measured record")])

@@ -95,7 +95,7 @@ def test_next_to_nothing_left_is_pointed_out(run):
         (["dataset=synthetic"], {"dataset": None}, "asks no questions.*task=benchmark dataset=synthetic"),
         (["task=calibrate", "calibration.target=flops:0.5"], {}, "calibration is for networks that only look"),
         (["calibration.correct=8"], {}, "calibration is for networks that only look"),
-        (["calibration.target=flops:0.5"], {}, "calibration turns plans"),
+        (["calibration.target=flops:0.5"], {}, "calibration is for networks that only look"),
         (["hardware.compile=true"], {}, "hardware.compile=true is for timm networks"),
         ([], {"model": {"published": 12}}, "only some layers are built.*task=benchmark dataset=synthetic"),
         ([], {"model": {"reads": False}}, "random weights cannot read questions: take model.pretrained=true"),
