@@ -1,14 +1,29 @@
-"""The last layer of a classifier, changed for as long as a plan is in place (docs/correction.md)."""
+"""The last layer of a classifier: what it reads, and its change while a plan is in place (docs/correction.md)."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from saintprune.correction import Correction
 from saintprune.errors import NotForThisModelError, SaintpruneError
+
+
+@contextmanager
+def read_by(module: nn.Module | None) -> Iterator[list[Tensor]]:
+    """Yield the list of what a module is given while the `with` block lasts."""
+    found: list[Tensor] = []
+    if module is None:
+        yield found
+        return
+    handle = module.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def correct(undo: ExitStack, head: nn.Linear, correction: Correction) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from saintprune.adapters.base import ViTAdapter
+from saintprune.adapters.head import read_by
 from saintprune.analysis.batches import images_of, labels_of, prompts_of
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan
@@ -65,7 +65,7 @@ def passes_of(adapter: ViTAdapter | VLM, batch: Any, site: str) -> tuple[Pass, T
         images = images_of(batch, adapter.net)
 
         def of_images(plan: Plan) -> Outcome:
-            with adapter.pruned(plan) as run, _read_by(_classifier(adapter.net)) as read:
+            with adapter.pruned(plan) as run, read_by(adapter.head) as read:
                 output = _pooled(adapter.net(images))
             dropped = (run.tokens_at_entry - run.tokens_per_layer[-1]) / run.current.patches_at_entry
             return Outcome(output, read[0] if read else output, dropped)
@@ -74,7 +74,7 @@ def passes_of(adapter: ViTAdapter | VLM, batch: Any, site: str) -> tuple[Pass, T
     inputs = prompts_of(batch, adapter.net)
 
     def of_prompts(plan: Plan) -> Outcome:
-        with adapter.pruned(plan) as run, _read_by(adapter.net.get_output_embeddings()) as read:
+        with adapter.pruned(plan) as run, read_by(adapter.net.get_output_embeddings()) as read:
             logits = adapter.net(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
         features = read[0][:, -1]
         if site == "vision":
@@ -85,26 +85,6 @@ def passes_of(adapter: ViTAdapter | VLM, batch: Any, site: str) -> tuple[Pass, T
         return Outcome(logits, features, 1 - run.visual_tokens_per_layer[-1] / entered if entered else 0.0)
 
     return of_prompts, None
-
-
-def _classifier(net: nn.Module) -> nn.Module | None:
-    """Return the linear layer that gives a timm network's logits; None where it gives features."""
-    found = net.get_classifier() if hasattr(net, "get_classifier") else None  # pyright: ignore[reportCallIssue]
-    return found if isinstance(found, nn.Linear) else None
-
-
-@contextmanager
-def _read_by(module: nn.Module | None) -> Iterator[list[Tensor]]:
-    """Yield the list of what a module is given while the `with` block lasts."""
-    found: list[Tensor] = []
-    if module is None:
-        yield found
-        return
-    handle = module.register_forward_pre_hook(lambda _, args: found.append(args[0]))
-    try:
-        yield found
-    finally:
-        handle.remove()
 
 
 def _pooled(output: Any) -> Tensor:

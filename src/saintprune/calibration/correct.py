@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from saintprune.adapters.base import ViTAdapter
-from saintprune.adapters.head import not_corrected
+from saintprune.adapters.head import not_corrected, read_by
 from saintprune.calibration.inputs import each_batch
 from saintprune.calibration.search import Calibrated, Calibrator, Knob
 from saintprune.calibration.targets import Target
@@ -70,18 +70,14 @@ class Corrector:
         """Collect the features [N, D] of the looks that are not known yet; None is the unpruned network."""
         missing = {repr(look): look for look in looks if repr(look) not in self.features}
         found: dict[str, list[Tensor]] = {name: [] for name in missing}
-        caught: list[Tensor] = []
-        watch = self._head.register_forward_pre_hook(lambda head, args: caught.append(args[0]))
         batches = 1 if isinstance(self.images, Tensor) else len(self.images) if isinstance(self.images, Sized) else None
-        try:
+        with read_by(self._head) as read:
             for number, images in enumerate(each_batch(self.images if missing else (), self.adapter), start=1):
                 for name, look in missing.items():
                     with nullcontext() if look is None else self.adapter.pruned(look):
                         self._classifier(images)
-                    found[name].append(caught.pop().float().cpu())
+                    found[name].append(read.pop().float().cpu())
                 advance(number / batches if batches else 0.0)
-        finally:
-            watch.remove()
         if missing and not next(iter(found.values())):
             raise SaintpruneError("there are no images to fit a correction on: give some, better hundreds")
         self.features |= {name: torch.cat(features) for name, features in found.items()}

@@ -72,13 +72,13 @@ def name_in(pruning: dict[str, Any], path: Path, name: str) -> None:
         path: the file.
         name: of the pruning.
     """
-    look, node = 0, pruning
+    look, node, sha256 = 0, pruning, file_sha256(str(path))
     while isinstance(node, dict):
         node["correction"] = {
             "_target_": "saintprune.models.corrections.read",
             "name": name + SUFFIX,
             "look": look,
-            "sha256": file_sha256(str(path)),
+            "sha256": sha256,
         }
         look, node = look + 1, node.get("second")
 
