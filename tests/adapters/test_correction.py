@@ -83,6 +83,11 @@ def test_what_has_no_last_linear_layer_is_refused():
     net, adapter, _ = families.make("vit")
     with pytest.raises(SaintpruneError, match=r"for a head of 2x48 .classes x features., but this network's has 7x48"):
         adapter(net).check(replace(TOME, correction=Correction(torch.zeros(2, 48), torch.zeros(2), 0.1, 10)))
+    net, adapter, _ = families.make("vit")
+    correction = random_for(net.head)
+    net.head.weight = torch.nn.Parameter(net.head.weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(NotForThisModelError, match=r"weights of the last layer, .* are quantised \(torch.int8\)"):
+        adapter(net).check(replace(TOME, correction=correction))
     plan, vlm = Plan(correction=correction), vlm_families.build("llava")
     with pytest.raises(NotForThisModelError, match="leave it out"):
         VLM(vlm).check(plan)

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from saintprune.adapters.hf_decoder import HFDecoder
 from saintprune.adapters.kv_cache import PrunedLayer, cache_lengths
 from saintprune.adapters.sequence import find_spans, in_order
 from saintprune.reduction import Reduction
-from saintprune.reduction.baselines import KeepAll, RandomDrop, TopKAttention
+from saintprune.reduction.baselines import KeepAll, RandomDrop, Stride, TopKAttention
 from saintprune.reduction.pool import Pool
 from saintprune.reduction.saint_budget import SaintBudget
 from vlm_families import text
@@ -145,6 +147,39 @@ def test_hidden_states_can_be_asked_for():
     assert lengths[0] == LENGTH and sorted(lengths[:-1], reverse=True) == lengths[:-1] and lengths[-2] < LENGTH
 
 
+def test_an_interrupted_pass_leaves_nothing_behind():
+    net, (batch, visual) = decoder("llama"), prompt()
+
+    def interrupt(module, args):
+        raise KeyboardInterrupt
+
+    with HFDecoder(net).pruned(plan(TopKAttention(), drop=0.5), visual=visual):
+        expected = net(**batch).logits
+        hook = net.model.layers[1].self_attn.o_proj.register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            net(**batch)
+        hook.remove()
+        assert torch.equal(net(**batch).logits, expected)
+
+
+def test_each_beam_has_the_images_of_its_prompt():
+    net, (batch, visual) = decoder("llama"), prompt()
+    embeds, found = net.get_input_embeddings()(batch["input_ids"]), []
+    options = {"max_new_tokens": 4, "num_beams": 2, "num_return_sequences": 2, "do_sample": False}
+    for given in (visual, visual.repeat_interleave(2, 0)):
+        with HFDecoder(net).pruned(plan(Stride(), drop=0.5), visual=given) as run:
+            found.append(net.generate(inputs_embeds=embeds, attention_mask=batch["attention_mask"], **options).tolist())
+            assert run.visual_tokens_per_layer[-1] == round((6 + 7 + 2 + 3) / 3, 6)
+    assert found[0] == found[1]
+
+
+def test_masks_of_layers_before_are_not_kept():
+    net, (batch, visual) = decoder("llama"), prompt()
+    with HFDecoder(net).pruned(plan(RandomDrop(), drop=0.5), visual=visual) as run:
+        net(**batch, use_cache=False)
+        assert len(run.events) == 3 and len(run.views) == 1
+
+
 def test_gradients_flow_through_what_is_left():
     net, (batch, visual) = decoder("llama"), prompt()
     with HFDecoder(net).pruned(plan(RandomDrop(), drop=0.5), visual=visual):
@@ -175,6 +210,45 @@ class TestErrors:
     def test_options(self, options):
         with pytest.raises(ValueError, match="but must be"):
             HFDecoder(decoder("llama"), *options)
+
+    def test_images_of_other_prompts(self):
+        net, (batch, visual) = decoder("llama"), prompt()
+        with HFDecoder(net).pruned(plan(RandomDrop(), drop=0.5), visual=visual) as run:
+            net(batch["input_ids"][:2, :10])
+            assert run.visual_tokens_per_layer[-1] == 0, "a pass of another length has no images"
+            with pytest.raises(SaintpruneError, match="tokens of 3 prompts, but this pass has 2 of their length, 24"):
+                net(batch["input_ids"][:2])
+
+    def test_several_devices(self, monkeypatch):
+        net, (_, visual) = decoder("llama"), prompt()
+        net.model.layers[5].to("meta")
+        with HFDecoder(net).pruned(plan(RandomDrop(), drop=0.5), visual=visual):
+            pass  # offloaded weights come to the device of the others
+        weights = [SimpleNamespace(device=torch.device("cuda", number)) for number in (1, 0)]
+        monkeypatch.setattr(net.model, "parameters", lambda: iter(weights))
+        with (
+            pytest.raises(SaintpruneError, match="this LlamaModel lies on cuda:0, cuda:1, but"),
+            HFDecoder(net).pruned(plan(RandomDrop(), drop=0.5), visual=visual),
+        ):
+            pass
+        with HFDecoder(net).pruned(Plan(), visual=visual):
+            pass
+
+    def test_another_thread_amid_a_pass(self):
+        net, (batch, visual) = decoder("llama"), prompt()
+
+        def amid(module, args):
+            hook.remove()
+            thread = Thread(target=net, kwargs=batch)
+            thread.start()
+            thread.join()
+
+        with HFDecoder(net).pruned(plan(RandomDrop(), drop=0.5), visual=visual):
+            expected = net(**batch).logits
+            hook = net.model.layers[2].mlp.register_forward_pre_hook(amid)
+            with pytest.raises(SaintpruneError, match="another thread began a pass"):
+                net(**batch)
+            assert torch.equal(net(**batch).logits, expected)
 
     def test_the_error_of_a_method_names_stage_and_block(self):
         net, (batch, visual) = decoder("llama"), prompt()

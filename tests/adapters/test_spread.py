@@ -175,6 +175,30 @@ def test_what_has_no_such_norms_or_mlp_is_told_and_merges_plainly(family):
         assert torch.equal(net(images), told)
 
 
+class Quantised(nn.Linear):
+    """A layer that works as before, whose weight holds something else, as layers of bitsandbytes have it."""
+
+    def __init__(self, layer, weight):
+        super().__init__(layer.in_features, layer.out_features)
+        self.weight, self.call = nn.Parameter(weight, requires_grad=False), layer.forward
+
+    def forward(self, x):
+        return self.call(x)
+
+
+@pytest.mark.parametrize(("dtype", "packed"), [(torch.int8, False), (torch.float8_e4m3fn, False), (torch.uint8, True)])
+def test_quantised_weights_are_told_and_tokens_merge_plainly(dtype, packed):
+    net, adapter, images = make("vit")
+    for block in net.blocks:
+        weight = block.mlp.fc1.weight.to(dtype)
+        block.mlp.fc1 = Quantised(block.mlp.fc1, weight.view(-1, 1)[::2] if packed else weight)
+    with pytest.warns(UserWarning, match="without `spread`.*not quantised"), adapter(net).pruned(plan()) as run:
+        told = net(images)
+    assert not run.spreads
+    with adapter(net).pruned(Plan.vision(Ward(), "all", schedule=HALF)):
+        assert torch.equal(net(images), told)
+
+
 @pytest.mark.parametrize("method", [ToMe(), ToFu(), PiToMe()])
 def test_any_merging_method_takes_it(method):
     net, adapter, images = make("vit")

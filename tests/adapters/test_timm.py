@@ -1,5 +1,8 @@
 """Every supported family: untouched when nothing is pruned, right when something is, given back as it was."""
 
+from threading import Thread
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
@@ -323,6 +326,51 @@ def test_masks_from_outside_are_refused():
     net, adapter, images = make("vit")
     with adapter(net).pruned(IDENTITY), pytest.raises(SaintpruneError, match="attn_mask"):
         net(images, attn_mask=torch.ones(17, 17, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("family", ["vit", "dinov3"])
+@pytest.mark.parametrize("plan", [Plan.vision(RandomDrop(), [1], schedule=Schedule(keep=(8,))), Plan(resize=0.5)])
+def test_maps_of_a_grid_with_gaps_are_refused(family, plan):
+    net, adapter, images = make(family)
+    maps, before = net.forward_intermediates(images, intermediates_only=True), footprint(net)
+    with adapter(net).pruned(plan) as run:
+        with pytest.raises(SaintpruneError, match=r"feature maps need the whole grid .*output_fmt='NLC'"):
+            net.forward_intermediates(images)
+        tokens = net.forward_intermediates(images, output_fmt="NLC", intermediates_only=True)
+        assert tokens[-1].shape[1] == run.stream.tokens - net.num_prefix_tokens
+        if family == "vit":
+            with pytest.raises(SaintpruneError, match="feature maps"):
+                net.get_intermediate_layers(images, reshape=True)
+            assert torch.equal(net.get_intermediate_layers(images)[0], tokens[-1])
+    assert_same_footprint(before, footprint(net))
+    with adapter(net).pruned(IDENTITY):
+        again = net.forward_intermediates(images, intermediates_only=True)
+    assert all(torch.equal(*pair) for pair in zip(again, maps, strict=True))
+
+
+def test_another_thread_amid_a_pass_is_told():
+    net, adapter, images = make("vit")
+
+    def amid(module, args):
+        hook.remove()
+        thread = Thread(target=net, args=(images,))
+        thread.start()
+        thread.join()
+
+    with adapter(net).pruned(RAGGED):
+        expected = net(images)
+        hook = net.blocks[1].mlp.register_forward_pre_hook(amid)
+        with pytest.raises(SaintpruneError, match=r"another thread began a pass .* take turns"):
+            net(images)
+        assert torch.equal(net(images), expected)
+
+
+def test_a_network_on_several_devices_is_refused(monkeypatch):
+    net, adapter, _ = make("vit")
+    weights = [SimpleNamespace(device=torch.device(name)) for name in ("cuda:0", "cpu")]
+    monkeypatch.setattr(net, "parameters", lambda: iter(weights))
+    with pytest.raises(SaintpruneError, match="lies on cpu, cuda:0, but"), adapter(net).pruned(RAGGED):
+        pass
 
 
 def test_fused_attention_stays_on():

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from saintprune.adapters import spread
-from saintprune.adapters.borrow import borrow, patch, refuse_other_sites
+from saintprune.adapters.borrow import borrow, patch, refuse_other_sites, refuse_several_devices
 from saintprune.adapters.cascade import deferring, not_here
 from saintprune.adapters.head import check_correction, correct
 from saintprune.adapters.observed import ObservedBlock
 from saintprune.adapters.resize import not_resized, shrink_what_enters
-from saintprune.adapters.run import Observed, PrunedRun, TokenStream
+from saintprune.adapters.run import Observed, PrunedRun, TokenStream, check_thread
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan, Step
 
@@ -144,6 +144,8 @@ class ViTAdapter(ABC):
     def pruned(self, plan: Plan, *, timed: bool = False, recorded: bool = False) -> Iterator[PrunedRun]:
         """Prune the network by the plan's vision stages for as long as the `with` block lasts.
 
+        One pass at a time is followed: several threads must take turns, or have a network each.
+
         Args:
             plan: what to prune. Stages of other sites are refused.
             timed: measure the seconds of each selection (see `PrunedRun`).
@@ -153,9 +155,12 @@ class ViTAdapter(ABC):
             The run, which tells what the latest forward pass did.
 
         Raises:
-            SaintpruneError: the plan does not fit the network (see `check`), or the network is being pruned already.
+            SaintpruneError: the plan does not fit the network (see `check`), or the network is being pruned already or
+                lies on several devices; later, another thread begins a pass before one has ended.
         """
         self.check(plan)
+        if any(look.stages for look in plan.looks):
+            refuse_several_devices(self.net)
         runs = self._runs(plan, timed, recorded)
         with ExitStack() as undo:
             borrow(undo, self.net)
@@ -251,7 +256,7 @@ class ViTAdapter(ABC):
             return [spread.Spreading.of(*part) for part in parts]
         warnings.warn(
             f"{type(self.net).__name__} is pruned without `spread`, which needs layer norms before attention and"
-            " MLP and an MLP without a gate: merged tokens are plain means",
+            " MLP and an MLP without a gate whose weights are not quantised: merged tokens are plain means",
             stacklevel=2,
         )
         return []
@@ -299,6 +304,7 @@ class ViTAdapter(ABC):
                 raise SaintpruneError("pruning does not support attn_mask or is_causal given to the network")
             if begins is not None:
                 run.begin(self._stream(x, begins))
+            check_thread(run.thread)
             stream = run.current
             kwargs = self._positioned(kwargs, stream)
             kwargs |= self._mask(stream, x)

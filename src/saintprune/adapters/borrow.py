@@ -22,8 +22,7 @@ def borrow(undo: ExitStack, net: nn.Module) -> None:
     Raises:
         SaintpruneError: it is being pruned already, or it would run its blocks twice.
     """
-    if net.training and any(_recomputes(module) for module in net.modules()):
-        raise SaintpruneError("gradient checkpointing runs blocks twice: switch it off, or call net.eval(), to prune")
+    _refuse_recomputing(net)
     if getattr(net, _MARK, False):
         raise SaintpruneError(
             "this network is being pruned already: leave the outer `with` block first, or call restore() on what"
@@ -53,9 +52,31 @@ def refuse_other_sites(plan: Plan, site: str, net: nn.Module, kind: str) -> None
             )
 
 
-def _recomputes(module: nn.Module) -> bool:
-    """Return whether a module is set to run twice in training: timm's name for it, and transformers'."""
-    return bool(getattr(module, "grad_checkpointing", False) or getattr(module, "gradient_checkpointing", False))
+def refuse_several_devices(net: nn.Module) -> None:
+    """Check that a network lies on one device, as indices of tokens do; offloaded weights ("meta") come to the others.
+
+    Raises:
+        SaintpruneError: it lies on several.
+    """
+    devices = sorted({str(weight.device) for weight in net.parameters() if weight.device.type != "meta"})
+    if len(devices) > 1:
+        raise SaintpruneError(
+            f"this {type(net).__name__} lies on {', '.join(devices)}, but tokens are pruned on one device: load it onto"
+            " one, as with device_map='cuda'"
+        )
+
+
+def _refuse_recomputing(net: nn.Module) -> None:
+    """Raise where a backward pass would run blocks anew, after the tokens' bookkeeping has moved on."""
+    for module in net.modules():
+        if getattr(module, "grad_checkpointing", False):  # timm's name; it recomputes in evaluation, too
+            raise SaintpruneError(
+                "gradient checkpointing runs blocks twice: call net.set_grad_checkpointing(False) to prune"
+            )
+        if module.training and getattr(module, "gradient_checkpointing", False):  # that of transformers
+            raise SaintpruneError(
+                "gradient checkpointing runs blocks twice: switch it off, or call net.eval(), to prune"
+            )
 
 
 def patch(undo: ExitStack, module: nn.Module, name: str, value: Any) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 from torch import Tensor
 
 from saintprune.adapters.kv_cache import KeyTap, PrunedLayer
-from saintprune.adapters.run import LayerEvent, choose, now
+from saintprune.adapters.run import LayerEvent, check_thread, choose, mean_length, now
 from saintprune.adapters.sequence import Prompt, Spans
 from saintprune.adapters.text_rows import TextRows
 from saintprune.plan import Step
@@ -49,6 +50,7 @@ class DecoderRun:
         visual: [B, T] bool on the CPU, the image tokens of the pass to come; None where it has none.
         gaps: whether image tokens may have been dropped before the decoder.
         image_lengths: tokens of each image of the pass to come, where they are known.
+        thread: that began the latest pass.
     """
 
     depth: int
@@ -66,6 +68,7 @@ class DecoderRun:
     views: dict[object, View] = field(default_factory=dict)
     embeddings: tuple[Tensor, Tensor] | None = None
     pass_: Prompt | None = None
+    thread: int = 0
 
     @property
     def current(self) -> Prompt:
@@ -88,11 +91,11 @@ class DecoderRun:
     def begin(self, prompt: Prompt, first: bool) -> None:
         """Start a pass; one that is the first of its cache, or brings images, is a prompt."""
         self.passes += 1
+        self.thread = get_ident()
         self.views, self.embeddings, self.pass_ = {}, None, prompt
         if first or prompt.spans:
             self.prompt, self.events = prompt, []
-            lengths = prompt.lengths()
-            self.tokens_at_entry = float(lengths) if isinstance(lengths, int) else lengths.double().mean().item()
+            self.tokens_at_entry = mean_length(prompt.lengths())
 
     def reduce(
         self,
@@ -118,6 +121,7 @@ class DecoderRun:
         Returns:
             The tokens, averaged where others merged into them, and the step to the slots that are left, or None.
         """
+        check_thread(self.thread)
         started, before, reductions = now(x.device, self.timed), prompt.lengths(), []
         alive, lost, known = prompt.alive(spare=1), [0] * prompt.batch, True
         for number, spans in enumerate(prompt.spans):
@@ -136,6 +140,7 @@ class DecoderRun:
         kept = None
         if not known or any(lost):
             kept = prompt.compact(alive[:, : prompt.length], lost if known else None)
+            self.views.clear()  # layers to come attend to fewer tokens
         self.events.append(
             LayerEvent(
                 stage=step.name,

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from saintprune.adapters.plain import plain_weight
 from saintprune.correction import Correction
 from saintprune.errors import NotForThisModelError, SaintpruneError
 
@@ -46,11 +47,16 @@ def check_correction(correction: Correction, head: nn.Linear | None, net: object
     """Check that a correction fits a network's last layer.
 
     Raises:
-        NotForThisModelError: the network has no such layer.
+        NotForThisModelError: the network has no such layer, or a quantised one.
         SaintpruneError: it has another shape.
     """
     if head is None:
         raise not_corrected(net)
+    if not plain_weight(head):
+        raise NotForThisModelError(
+            f"a correction needs the weights of the last layer, but those of this {type(net).__name__} are quantised"
+            f" ({head.weight.dtype}): leave the correction out, or load that layer as floats"
+        )
     if correction.weight.shape != head.weight.shape:
         found, wanted = ("x".join(map(str, one.weight.shape)) for one in (correction, head))
         raise SaintpruneError(

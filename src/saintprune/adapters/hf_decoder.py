@@ -17,9 +17,10 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
-from saintprune.adapters.borrow import borrow, patch, refuse_other_sites
+from saintprune.adapters.borrow import borrow, patch, refuse_other_sites, refuse_several_devices
 from saintprune.adapters.decoder_run import DecoderRun, View
 from saintprune.adapters.kv_cache import KeyTap, PrunedLayer, adopt, check_grows, joined
+from saintprune.adapters.run import check_thread, mean_length
 from saintprune.adapters.sequence import Prompt, find_spans, without
 from saintprune.adapters.text_rows import picked, rotated, text_rows
 from saintprune.errors import SaintpruneError
@@ -71,17 +72,23 @@ class HFDecoder:
     ) -> Iterator[DecoderRun]:
         """Prune by the plan's language stages for as long as the `with` block lasts.
 
+        One pass at a time is followed: several threads must take turns, or have a network each.
+
         Args:
             plan: what to prune. Stages of other sites are refused.
-            visual: [B, T] bool, the image tokens of the prompts; a pass of another length has none.
+            visual: [B, T] bool, the image tokens of the prompts; a pass of another length has none. In one
+                of a multiple of B, as beams make it, each prompt stands that often in a row.
             timed: measure the seconds of each selection.
             recorded: keep each reduction.
 
         Raises:
             NotForThisModelError: the plan has stages of other sites.
-            SaintpruneError: the plan does not fit the decoder, or it is being pruned already.
+            SaintpruneError: the plan does not fit the decoder, or that is being pruned already or on several devices;
+                later, a pass of T tokens for a number of prompts that is no multiple of B.
         """
         refuse_other_sites(plan, "language", self.net, "a decoder")
+        if plan.stages:
+            refuse_several_devices(self.net)
         with ExitStack() as undo:
             run = self.install(undo, plan.at("language", self.depth), timed=timed, recorded=recorded)
             run.visual = visual.cpu()
@@ -161,9 +168,9 @@ class HFDecoder:
 
     def _enter(self, run: DecoderRun, prompt: Prompt, embeds: Tensor, merging: bool, seen: int) -> Reduction | None:
         """Find the images of a pass and take out what earlier sites dropped; return that step, None if nothing."""
-        entry, visual = None, run.visual
-        prompt.text = _mean(prompt.lengths())
-        if visual is not None and visual.shape == embeds.shape[:2]:
+        entry, visual = None, _visual_of(prompt, run.visual)
+        prompt.text = mean_length(prompt.lengths())
+        if visual is not None:
             prompt.spans = find_spans(visual, run.image_lengths, merging, embeds.device)
             prompt.text -= sum(len(spans.samples) * spans.length for spans in prompt.spans) / prompt.batch
             if run.gaps:
@@ -187,6 +194,7 @@ class HFDecoder:
             position_embeddings: tuple[Tensor, Tensor] | None = None,
             **kwargs: Any,
         ) -> Tensor:
+            check_thread(run.thread)
             prompt = run.current
             if number == 0:
                 assert position_embeddings is not None
@@ -197,22 +205,23 @@ class HFDecoder:
             before = 0 if held is None else held.held
             version, view = prompt.version, self._view(run, prompt, held, before, hidden_states, position_ids)
             selecting = step is not None and bool(prompt.spans)
-            tap = KeyTap(past_key_values) if selecting else None
-            out = original(
-                hidden_states,
-                attention_mask=view.mask,
-                position_ids=view.position_ids,
-                past_key_values=past_key_values if tap is None else tap,
-                use_cache=use_cache,
-                position_embeddings=view.embeddings,
-                **kwargs,
-            )
-            if held is not None:
-                held.valid = view.valid
-            kept = None
-            if step is not None and tap is not None:
-                out, kept = self._reduced(run, step, number, out, prompt, tap, held, layer, queries, view)
-            queries.clear()
+            tap, kept = KeyTap(past_key_values) if selecting else None, None
+            try:
+                out = original(
+                    hidden_states,
+                    attention_mask=view.mask,
+                    position_ids=view.position_ids,
+                    past_key_values=past_key_values if tap is None else tap,
+                    use_cache=use_cache,
+                    position_embeddings=view.embeddings,
+                    **kwargs,
+                )
+                if held is not None:
+                    held.valid = view.valid
+                if step is not None and tap is not None:
+                    out, kept = self._reduced(run, step, number, out, prompt, tap, held, layer, queries, view)
+            finally:
+                queries.clear()  # also when a pass is interrupted: the next one would find two
             if held is not None:
                 run.after(held, prompt, version, kept, tap)
             return out
@@ -316,8 +325,21 @@ class _Past:
         return self.length + query_length, 0
 
 
-def _mean(lengths: int | Tensor) -> float:
-    return lengths.double().mean().item() if isinstance(lengths, Tensor) else float(lengths)
+def _visual_of(prompt: Prompt, visual: Tensor | None) -> Tensor | None:
+    """Return [B, T] bool: the image tokens of a pass, given those of the prompts; None where it has another length.
+
+    Raises:
+        SaintpruneError: the pass has their length, but its batch is no multiple of theirs.
+    """
+    if visual is None or visual.shape[1:] != (prompt.entered,):
+        return None
+    repeats, rest = divmod(prompt.batch, len(visual))
+    if rest or not repeats:
+        raise SaintpruneError(
+            f"visual marks the image tokens of {len(visual)} prompts, but this pass has {prompt.batch} of their length,"
+            f" {prompt.entered} tokens: give it one row for each prompt"
+        )
+    return visual if repeats == 1 else visual.repeat_interleave(repeats, dim=0)
 
 
 def _prompt(embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, seen: int) -> Prompt:

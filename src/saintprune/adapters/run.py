@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,12 +49,12 @@ class LayerEvent:
     @property
     def tokens_before(self) -> float:
         """Mean tokens per sample before, special ones included."""
-        return _mean(self.lengths_before)
+        return mean_length(self.lengths_before)
 
     @property
     def tokens_after(self) -> float:
         """Mean tokens per sample after, special ones included."""
-        return _mean(self.lengths_after)
+        return mean_length(self.lengths_after)
 
 
 @dataclass(eq=False)
@@ -144,6 +145,7 @@ class PrunedRun:
             defer.
         second: what the pass over those did; None where it does not prune.
         tokens_of_whole: tokens of an image before it shrank, special ones included; None where the plan resizes none.
+        thread: that began the latest forward pass.
     """
 
     depth: int
@@ -155,6 +157,7 @@ class PrunedRun:
     deferred: Tensor | None = None
     second: PrunedRun | None = None
     tokens_of_whole: int | None = None
+    thread: int = 0
 
     @property
     def current(self) -> TokenStream:
@@ -169,7 +172,7 @@ class PrunedRun:
 
     def begin(self, stream: TokenStream) -> None:
         """Start a forward pass."""
-        self.stream, self.events, self.deferred = stream, [], None
+        self.stream, self.events, self.deferred, self.thread = stream, [], None, get_ident()
 
     @torch.no_grad()
     def select(self, step: Step, x: Tensor, layer: int, observed: Observed) -> Reduction:
@@ -181,6 +184,7 @@ class PrunedRun:
             layer: 0-based number of the block.
             observed: what was seen of the layer's attention.
         """
+        check_thread(self.thread)
         stream, stage = self.current, step.stage
         started = now(x.device, self.timed)
         state = LayerState(
@@ -260,7 +264,14 @@ class PrunedRun:
 
 @dataclass(eq=False)
 class Observed:
-    """Queries and keys of one attention layer, caught by hooks: [B, heads, N, head width]; `value` returns values."""
+    """What hooks caught of one attention layer.
+
+    Attributes:
+        scale: of the logits.
+        query: [B, heads, 1, width], the query row (see `head_attention`).
+        key: [B, heads, N, width].
+        value: returns the values, [B, heads, N, width].
+    """
 
     scale: float
     query: Tensor | None = None
@@ -323,6 +334,19 @@ def choose(step: Step, state: LayerState) -> Reduction:
             raise SaintpruneError(f"stages.{step.name}, block {state.layer}: {error}") from error
 
 
+def check_thread(thread: int) -> None:
+    """Check that a pass goes on in the thread that began the latest one.
+
+    Raises:
+        SaintpruneError: it does not; the two would mix up their tokens.
+    """
+    if thread != get_ident():
+        raise SaintpruneError(
+            "another thread began a pass in this network before one had ended, which pruning cannot follow: let threads"
+            " take turns, or give each a network of its own"
+        )
+
+
 def now(device: torch.device, timed: bool) -> float:
     """Return the clock in seconds, after the device's work is done where the run is timed."""
     if timed and device.type == "cuda":
@@ -338,5 +362,6 @@ def _aligned(bias: Tensor) -> Tensor:
     return F.pad(bias, (0, 8 - tokens % 8))[:, :tokens]
 
 
-def _mean(lengths: int | Tensor) -> float:
+def mean_length(lengths: int | Tensor) -> float:
+    """Return the mean length of the samples, given a number or [B]."""
     return lengths.double().mean().item() if isinstance(lengths, Tensor) else float(lengths)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from saintprune import kernels
 from saintprune.adapters.borrow import patch
+from saintprune.adapters.plain import plain_weight
 from saintprune.adapters.run import PrunedRun
 from saintprune.reduction import Reduction
 
@@ -102,7 +103,7 @@ class Spreading:
 
 def supports(blocks: Sequence[tuple[tuple[nn.Module, nn.Module] | None, nn.Module]]) -> bool:
     """Return whether `Spreading` serves all blocks, given as norms and MLP: layer norms before both halves, and an MLP
-    of two layers, ungated, with an activation of its own.
+    of two layers, ungated, not quantised, with an activation of its own.
     """
     activations = {_activation(mlp) for _, mlp in blocks}
     normed = all(norms is not None and all(isinstance(norm, nn.LayerNorm) for norm in norms) for norms, _ in blocks)
@@ -114,7 +115,7 @@ def _activation(mlp: nn.Module) -> nn.Module | None:
     the MLP is of another kind.
     """
     first, second = (getattr(mlp, name, None) for name in ("fc1", "fc2"))
-    if not (isinstance(first, nn.Linear) and isinstance(second, nn.Linear)):
+    if not (isinstance(first, nn.Linear) and isinstance(second, nn.Linear) and plain_weight(first)):
         return None
     activation = getattr(mlp, "act", getattr(mlp, "activation_fn", None))
     gated = first.out_features != second.in_features

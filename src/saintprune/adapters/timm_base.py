@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
+from functools import partial, wraps
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from saintprune.adapters.borrow import patch
 from saintprune.adapters.run import Observed, PrunedRun
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan
+from saintprune.reduction.baselines import KeepAll
 
 
 class TimmAdapter(ViTAdapter):
@@ -100,6 +102,8 @@ class TimmAdapter(ViTAdapter):
         super()._install(undo, plan, run)
         self._watch_images(undo, self.net.patch_embed)
         patch(undo, self.net, "pool", self._pool_forward(self.net.pool, run))
+        if plan.resize is not None or any(not isinstance(stage.method, KeepAll) for stage in plan.stages.values()):
+            patch(undo, self.net, "forward_intermediates", _without_maps(self.net.forward_intermediates))
 
     def _grid(self, patches: int) -> tuple[int, int] | None:
         """Return (rows, columns) of the patches of the images that are on their way; None if they do not fit."""
@@ -159,6 +163,24 @@ class TimmAdapter(ViTAdapter):
         mean = ((x.float() * weights).sum(1) / weights.sum(1).clamp_min(1e-6)).to(x.dtype)  # fp16 sums overflow
         top = x.masked_fill(weights == 0, -torch.inf).amax(1) if "max" in pool_type else mean
         return {"avg": mean, "max": top, "avgmax": 0.5 * (mean + top)}[pool_type]
+
+
+def _without_maps(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `forward_intermediates` that makes no maps, into whose grid timm would fold the tokens that are left."""
+    parameters = signature(original)
+
+    @wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given = parameters.bind(*args, **kwargs)
+        given.apply_defaults()
+        if given.arguments["output_fmt"] == "NCHW":
+            raise SaintpruneError(
+                "feature maps need the whole grid of patches, of which pruning leaves a part: ask for tokens"
+                " (output_fmt='NLC', reshape=False)"
+            )
+        return original(*args, **kwargs)
+
+    return forward
 
 
 def _values(projected: Tensor, width: int, parts: int) -> Tensor:
