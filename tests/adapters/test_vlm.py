@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig, PixtralVisionConfig
 
 from saintprune import Plan, Saint, SaintpruneError, Schedule, Stage
 from saintprune.adapters.kv_cache import cache_bytes, cache_lengths
@@ -288,6 +289,37 @@ def test_projector_importance_is_the_class_tokens_attention():
     assert torch.equal(run.events[-1].reductions[0].keep, expected)
 
 
+def test_tiles_of_all_images_in_one_row():
+    net = build("llava_next")
+    batch = inputs("llava_next", net, (1, 1), (0, 0))
+    tiles = torch.cat([tiles[:count] for tiles, count in zip(batch["pixel_values"], (3, 5), strict=True)])
+    with VLM(net).pruned(Plan({"projector": Stage("projector", "all", TopKAttention(), HALF)})) as run:
+        expected = net(**batch).logits
+        assert torch.equal(net(**batch | {"pixel_values": tiles}).logits, expected)
+        assert run.events[-1].tokens_after < run.events[-1].tokens_before
+
+
+def test_a_tower_that_no_adapter_knows():
+    tower = PixtralVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=16, patch_size=4
+    )
+    net = build("llava", vision_config=tower, vision_feature_layer=-1, vision_feature_select_strategy="full")
+    batch = inputs("llava", net) | {"image_sizes": torch.tensor([[16, 16]] * 3)}
+    adapter, unpruned = VLM(net), net(**batch).logits
+    assert adapter.tower is None and adapter.vision_depth is None
+    for plan in (language(RandomDrop(), HALF), plans("llava")["projector"]):
+        with adapter.pruned(plan) as run:
+            assert not torch.allclose(net(**batch).logits[:, -1], unpruned[:, -1], atol=1e-2)
+        assert run.visual_tokens_per_layer[-1] == 8
+    with pytest.raises(SaintpruneError, match=r"its tower is a PixtralVisionModel, .* Use site=projector or"):
+        adapter.check(plans("llava")["vision"])
+    with (
+        pytest.raises(SaintpruneError, match=r"its tower is a PixtralVisionModel, .* Use site=language"),
+        adapter.pruned(plans("llava")["projector by attention"]),
+    ):
+        pass
+
+
 def test_pooling_averages_the_features():
     net = build("llava")
     batch = inputs("llava", net, (1,), (0,))
@@ -399,6 +431,16 @@ class TestErrors:
         self.raises("inside a `with adapter.pruned", lambda: net(**step))
         with VLM(net).pruned(Plan()):
             assert net(**step).logits.isfinite().all()
+
+    def test_prompts_with_images_in_chunks(self):
+        net = build("llava")
+        batch, text = inputs("llava", net), inputs("llava", net, (0,), (0,))
+        expected, chunks = net.generate(**text, **TOKENS), GenerationConfig(prefill_chunk_size=8, max_new_tokens=2)
+        with VLM(net).pruned(language(RandomDrop(), HALF)):
+            message = "prefill_chunk_size=8 would cut images .* prefill_chunk_size=None"
+            self.raises(message, lambda: net.generate(**batch, **TOKENS, prefill_chunk_size=8))
+            self.raises(message, lambda: net.generate(**batch, generation_config=chunks))
+            assert torch.equal(net.generate(**text, **TOKENS, prefill_chunk_size=2), expected)
 
     def test_ready_made_and_packed_masks(self):
         net = build("llava")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from saintprune.adapters.borrow import borrow, patch
+from saintprune.adapters.borrow import borrow, patch, refuse_several_devices
 from saintprune.adapters.cascade import not_here
 from saintprune.adapters.decoder_run import DecoderRun
 from saintprune.adapters.head import not_corrected
@@ -21,7 +21,7 @@ from saintprune.adapters.instruction import Instruction
 from saintprune.adapters.projector import Projection
 from saintprune.adapters.resize import not_resized
 from saintprune.adapters.run import LayerEvent, PrunedRun
-from saintprune.adapters.vlm_families import check_vision, family_of, last_read_block, tower_of
+from saintprune.adapters.vlm_families import check_vision, family_of, last_read_block, tower_of, why_whole
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan
 
@@ -126,16 +126,21 @@ class VLM:
     def pruned(self, plan: Plan, *, timed: bool = False, recorded: bool = False) -> Iterator[VLMRun]:
         """Prune by the plan for as long as the `with` block lasts.
 
+        One pass at a time is followed: several threads must take turns, or have a network each.
+
         Args:
             plan: what to prune, at any of the three sites.
             timed: measure the seconds of each selection (see `PrunedRun`).
             recorded: keep each reduction (see `PrunedRun`).
 
         Raises:
-            SaintpruneError: the plan does not fit the model, or the model is being pruned already.
+            SaintpruneError: the plan does not fit the model, or that is being pruned already, or its tower or decoder
+                lies on several devices.
         """
         self.check(plan)
         plan = self._read(plan)
+        if plan.stages:
+            refuse_several_devices(self.decoder.net)
         with ExitStack() as undo:
             borrow(undo, self.net)
             steps = plan.at("language", self.depth)
@@ -152,6 +157,8 @@ class VLM:
                     run.projection.importance = self._importance(undo, run.vision, between.name)
                 if run.projection.relates and hasattr(self.net, "generate"):
                     patch(undo, self.net, "generate", self._generate(run.projection))
+            if plan.stages and hasattr(self.net, "generate"):
+                patch(undo, self.net, "generate", self._whole_prompts())
             patch(undo, self.core, "get_image_features", self._features_forward(run))
             thinned = any(stage.site != "language" for stage in plan.stages.values())
             patch(undo, self.core, "forward", self._core_forward(run, thinned))
@@ -195,7 +202,7 @@ class VLM:
         if self.tower is None or run is None:
             raise SaintpruneError(
                 f"stages.{stage} ranks by attention, but the tower of {type(self.net).__name__} has no row of attention"
-                f" to its tokens: {self.family.folding}. Use site=language"
+                f" to its tokens: {why_whole(self.core, self.family)}. Use site=language"
             )
         block = last_read_block(self.net, self.tower.depth)
         observed = self.tower.observe(undo, run, block, frozenset({"importance"}))
@@ -212,12 +219,12 @@ class VLM:
 
     def _packed(self, rows: Tensor, arguments: dict[str, Any], strategy: str) -> list[Tensor]:
         """Lay out one number per patch [tiles, n, 1] as LLaVA-NeXT lays out features; line breaks get 0."""
-        pixels, sizes = arguments["pixel_values"], arguments["image_sizes"]
-        counts = [self._tiles(size) for size in sizes]
-        if pixels.dim() == 4:
-            counts = [len(rows) // len(sizes)] * len(sizes)
+        sizes = arguments["image_sizes"]
         packed, _ = self.core.pack_image_features(
-            torch.split(rows, counts), sizes, vision_feature_select_strategy=strategy, image_newline=rows.new_zeros(1)
+            torch.split(rows, [self._tiles(size) for size in sizes]),
+            sizes,
+            vision_feature_select_strategy=strategy,
+            image_newline=rows.new_zeros(1),
         )
         return [row[:, 0] for row in packed]
 
@@ -300,6 +307,25 @@ class VLM:
             cached = kwargs.get("past_key_values")
             with projection.reading(given, 0 if cached is None else cached.get_seq_length()):
                 return original(inputs, *args, **kwargs)
+
+        return generate
+
+    def _whole_prompts(self) -> Callable[..., Any]:
+        """Return a `generate` that refuses to read images in chunks: each would be pruned as a prompt of its own."""
+        original = self.net.generate
+
+        @wraps(original)
+        def generate(inputs: Any = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
+            name = "prefill_chunk_size"
+            own, default = (getattr(config, name, None) for config in (generation_config, self.net.generation_config))
+            chunk = kwargs.get(name, own or default)
+            images = kwargs.get("pixel_values") is not None or bool(kwargs.get("mm_encoder_outputs"))
+            if chunk is not None and images:
+                raise SaintpruneError(
+                    f"{name}={chunk} would cut images in parts that are pruned apart: use {name}=None for prompts with"
+                    " images"
+                )
+            return original(inputs, generation_config, *args, **kwargs)
 
         return generate
 

@@ -11,7 +11,7 @@ from transformers.models.llava_next.modeling_llava_next import LlavaNextForCondi
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMForConditionalGeneration
 
-from saintprune.adapters.hf_vision import HFVision
+from saintprune.adapters.hf_vision import TOWERS, HFVision
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan
 from saintprune.reduction.baselines import KeepAll
@@ -67,7 +67,15 @@ def family_of(net: nn.Module) -> Family:
 
 def tower_of(core: Any, family: Family) -> HFVision | None:
     """Return the adapter of a model's vision tower, None where single patches cannot be dropped in it."""
-    return HFVision(getattr(core, family.tower)) if family.tower else None
+    return None if why_whole(core, family) else HFVision(getattr(core, family.tower))
+
+
+def why_whole(core: Any, family: Family) -> str:
+    """Return why single patches cannot be dropped in a model's tower; "" where they can."""
+    if family.folding:
+        return family.folding
+    tower = type(getattr(core, family.tower))
+    return "" if tower in TOWERS else f"its tower is a {tower.__name__}, which HFVision does not know"
 
 
 def last_read_block(net: Any, depth: int) -> int:
@@ -81,7 +89,7 @@ def check_vision(net: Any, family: Family, tower: HFVision | None, plan: Plan) -
     """Check that the plan's vision stages can work on this model.
 
     Raises:
-        SaintpruneError: patches are folded, or a stage prunes above the block whose output is read.
+        SaintpruneError: single patches cannot be dropped, or a stage prunes above the block whose output is read.
     """
     stages = {
         name: stage
@@ -94,7 +102,7 @@ def check_vision(net: Any, family: Family, tower: HFVision | None, plan: Plan) -
     if tower is None:
         raise SaintpruneError(
             f"stages.{name}.site is 'vision', but patches of {type(net).__name__} cannot be dropped one by one:"
-            f" {family.folding}. Use site=projector or site=language"
+            f" {why_whole(net.model, family)}. Use site=projector or site=language"
         )
     last = last_read_block(net, tower.depth)
     for layer, step in Plan(stages).at("vision", tower.depth).items():
