@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -76,10 +77,56 @@ def test_broken_images_can_be_left_out_on_the_record(tmp_path: Path) -> None:
     folder(tmp_path, cat=4, dog=4)
     (tmp_path / "cat" / "1.png").write_bytes(b"")
     data = data_of(tmp_path, on_broken="skip")
-    with pytest.warns(UserWarning, match=r"1 of 8 images in .* cannot be read: cat/1.png; they are left out"):
+    told = r"1 of 8 images in .* cannot be read: cat/1.png \(no known kind of image\); they are left out"
+    with pytest.warns(UserWarning, match=told):
         data.setup()
     assert data.broken == ("cat/1.png",)
     assert len(labels_of(data.test_dataloader())) == 7
+
+
+@pytest.mark.parametrize("name", ["0.png", "0.tif", "0.pgm"])
+def test_grey_images_of_16_bits_keep_the_upper_8(tmp_path: Path, name: str) -> None:
+    (tmp_path / "cat").mkdir()
+    pixels = np.array([[0, 255], [256 * 100, 65535]], np.uint16)
+    if name == "0.pgm":
+        (tmp_path / "cat" / name).write_bytes(b"P5 2 2 65535\n" + pixels.astype(">u2").tobytes())
+    else:
+        Image.fromarray(pixels).save(tmp_path / "cat" / name)
+    ((images, _),) = data_of(tmp_path).test_dataloader()
+    assert images[0].tolist() == [[[0, 0], [100, 255]]] * 3
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.array([[0, 70000]], np.int32), r"grey values 0 to 70000, not 0 to 255: save it with 8 or 16 bits"),
+        (np.array([[-1, 7]], np.int32), "grey values -1 to 7"),
+        (np.array([[0, 300.5]], np.float32), "grey values 0 to 300.5"),
+        (np.array([[0, 0.5]], np.float32), "grey values 0 to 0.5"),
+        (np.array([[7, np.nan]], np.float32), "grey values nan to nan"),
+    ],
+)
+def test_grey_values_that_8_bits_cannot_hold_are_broken(tmp_path: Path, pixels: np.ndarray, reason: str) -> None:
+    folder(tmp_path, cat=1, dog=1)
+    Image.fromarray(pixels).save(tmp_path / "cat" / "0.tif")
+    with pytest.raises(SaintpruneError, match=rf"1 of 3 images in .* cannot be read: cat/0.tif \({reason}"):
+        labels_of(data_of(tmp_path).test_dataloader())
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_grey_values_that_8_bits_hold_are_read(tmp_path: Path, dtype: type) -> None:
+    (tmp_path / "cat").mkdir()
+    Image.fromarray(np.array([[0, 10], [100, 255]], dtype)).save(tmp_path / "cat" / "0.tif")
+    ((images, _),) = data_of(tmp_path).test_dataloader()
+    assert images[0].tolist() == [[[0, 10], [100, 255]]] * 3
+
+
+def test_hidden_files_and_folders_are_no_images(tmp_path: Path) -> None:
+    folder(tmp_path, cat=2)
+    (tmp_path / "cat" / ".ipynb_checkpoints").mkdir()
+    for name in (".ipynb_checkpoints/1-checkpoint.png", "._1.png"):
+        Image.new("L", (4, 4)).save(tmp_path / "cat" / name)
+    assert len(labels_of(data_of(tmp_path).test_dataloader())) == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read")

@@ -7,6 +7,7 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -111,12 +112,19 @@ def test_broken_images_are_named_or_left_out(kind, tmp_path) -> None:
     found[3] = (found[3][0][:-20], 0)
     kind[1](tmp_path / f"a.{kind[2]}", found)
     name = {"tar": "a.tar/0003.png", "parquet": "a.parquet#1:0"}[kind[2]]
-    with pytest.raises(SaintpruneError, match=f"1 of 8 images in .* cannot be read: {name}; .*on_broken=skip"):
+    with pytest.raises(SaintpruneError, match=f"1 of 8 images in .* cannot be read: {name} .*; .*on_broken=skip"):
         pairs(data_of(kind, tmp_path).test_dataloader())
     data = data_of(kind, tmp_path, on_broken="skip")
     with pytest.warns(UserWarning, match="they are left out"):
         data.setup()
     assert data.broken == (name,) and len(pairs(data.test_dataloader())) == 7
+
+
+def test_grey_images_of_16_bits_keep_the_upper_8(kind, tmp_path) -> None:
+    content = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 256 * 100, np.uint16)).save(content, "PNG")
+    kind[1](tmp_path / f"a.{kind[2]}", [(content.getvalue(), 0)])
+    assert pairs(data_of(kind, tmp_path).test_dataloader()) == [(100, 0)]
 
 
 def test_places_without_shards(kind, tmp_path) -> None:
@@ -182,6 +190,14 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(SaintpruneError, match=r"pip install 'saintprune\[parquet\]'"):
         data_of(KINDS["parquet"], tmp_path).setup()
+
+
+def test_two_images_of_one_sample_are_refused(tmp_path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("x/1.jpg", "x/1.png"):
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(SaintpruneError, match=r"a.tar has two images of one sample, x/1.jpg and x/1.png: keep one of"):
+        data_of(KINDS["webdataset"], tmp_path).setup()
 
 
 def test_names_in_tar_files() -> None:

@@ -30,6 +30,8 @@ class ImageFolder(LabelledImages):
 def list_images(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
     """Return the sorted class names and the images of every class folder in `root` (searched to any depth).
 
+    Hidden folders and files are passed over, such as the previews that notebooks and macOS leave beside images.
+
     Raises:
         SaintpruneError: If there is no class folder, or one holds no image.
     """
@@ -39,8 +41,9 @@ def list_images(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
     files: list[ImageFile] = []
     empty: list[str] = []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES)
-        files += [ImageFile(path.relative_to(root).as_posix(), label, name) for path in found]
+        inside = (path.relative_to(root) for path in sorted((root / name).rglob("*")))
+        found = [path for path in inside if path.suffix.lower() in SUFFIXES and not _is_hidden(path)]
+        files += [ImageFile(path.as_posix(), label, name) for path in found]
         empty += [] if found else [name]
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
@@ -49,3 +52,7 @@ def list_images(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
             f"(images end in {', '.join(sorted(SUFFIXES))})"
         )
     return classes, files
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -25,6 +26,7 @@ DECODE_ERRORS = (
     Image.DecompressionBombError,
 )  # Pillow raises them all
 Opened = Callable[[str], Path | IO[bytes]]  # name of an image -> what Pillow opens
+SIXTEEN_BITS = ("PNG", "PPM")  # formats whose grey images of 16 bits Pillow may give as its mode I, of 32
 SHOWN = 5
 SCAN_THREADS = 8
 
@@ -78,7 +80,7 @@ class ImageFiles(Dataset):
         try:
             image = read_rgb(self.opened(file.name))
         except DECODE_ERRORS as error:
-            raise UnreadableImage(f"{file.name} cannot be read: {error}") from None
+            raise UnreadableImage(f"{file.name} cannot be read: {reason_of(error)}") from None
         return self.transform(image), torch.tensor(file.label)
 
     def report(self) -> SaintpruneError:
@@ -88,32 +90,65 @@ class ImageFiles(Dataset):
 
 
 def read_rgb(source: Path | IO[bytes]) -> Image.Image:
-    """Return the fully decoded image as RGB."""
+    """Return the fully decoded image as RGB; grey ones of 16 bits keep the upper 8.
+
+    Raises:
+        ValueError: If grey values cannot be made 8 bits; of broken files, any of `DECODE_ERRORS`.
+    """
     with Image.open(source) as image:
         if image.mode == "P" and "transparency" in image.info:
             return image.convert("RGBA").convert("RGB")  # the direct way makes Pillow warn
-        return image.convert("RGB")
+        return (_of_8_bits(image) if image.mode[0] in "IF" else image).convert("RGB")
 
 
-def broken_images(opened: Opened, files: Sequence[ImageFile]) -> tuple[str, ...]:
-    """Return the names of the images that cannot be decoded, in order; reads every one of them."""
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """Return a grey image of 16 or 32 bits as one of 8, of which `convert` would make white all above 255.
 
-    def is_broken(file: ImageFile) -> bool:
+    Raises:
+        ValueError: If values of 32 bits are not within 0..255, or are fractions within 0..1.
+    """
+    values = np.asarray(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SIXTEEN_BITS):
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 255) or (image.mode == "F" and 0 < high <= 1):
+        raise ValueError(f"grey values {low:g} to {high:g}, not 0 to 255: save it with 8 or 16 bits")
+    return image
+
+
+def reason_of(error: Exception) -> str:
+    """Return why an image cannot be read, on one line, without the name that Pillow repeats."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no known kind of image"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def broken_images(opened: Opened, files: Sequence[ImageFile]) -> dict[str, str]:
+    """Return the names of the images that cannot be decoded, in order, with why; reads every one of them."""
+
+    def reason(file: ImageFile) -> str | None:
         try:
             read_rgb(opened(file.name))
-        except DECODE_ERRORS:
-            return True
-        return False
+        except DECODE_ERRORS as error:
+            return reason_of(error)
+        return None
 
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
-        return tuple(file.name for file, broken in zip(files, pool.map(is_broken, files), strict=True) if broken)
+        found = zip(files, pool.map(reason, files), strict=True)
+        return {file.name: why for file, why in found if why is not None}
 
 
-def describe_broken(names: Sequence[str], total: int, root: Path) -> str:
-    """Return one line such as ``3 of 200 images in data/val cannot be read: a.png, b.png, c.png``."""
-    listed = ", ".join(names[:SHOWN])
+def describe_broken(broken: Mapping[str, str], total: int, root: Path) -> str:
+    """Return one line such as ``3 of 200 images in data/val cannot be read: a.png (truncated), b.png, c.png``.
+
+    Args:
+        broken: Names with reasons, of which the first is told.
+        total: Number of images.
+        root: Where they are.
+    """
+    names = [f"{name} ({why})" if index == 0 else name for index, (name, why) in enumerate(broken.items())]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} of {total} images in {root} cannot be read: {listed}{more}"
+    return f"{len(names)} of {total} images in {root} cannot be read: {', '.join(names[:SHOWN])}{more}"
 
 
 def mixed(files: Sequence[ImageFile], limit: int | None = None) -> list[ImageFile]:

@@ -111,8 +111,7 @@ class LabelledImages(ImageData):
             warnings.warn(f"{describe_broken(broken, len(files), listing.root)}; they are left out", stacklevel=4)
         if len(broken) == len(files):
             raise SaintpruneError(f"{describe_broken(broken, len(files), listing.root)}; none is left")
-        left_out = set(broken)
-        return [file for file in files if file.name not in left_out], broken
+        return [file for file in files if file.name not in broken], tuple(broken)
 
     def _images(self, listing: Listing, files: Sequence[ImageFile]) -> ImageFiles:
         hint = "; mend or remove them, or leave them out on the record with dataset.on_broken=skip"

@@ -75,7 +75,8 @@ class WebDataset(Shards):
         """Return place and label of each image of a shard, by its name there.
 
         Raises:
-            SaintpruneError: If it is no plain tar file, is cut off, or an image has no label or a label no image.
+            SaintpruneError: If it is no plain tar file, is cut off, an image has no label or a label no image, or a
+                sample has two images.
         """
         places: dict[str, tuple[str, Place]] = {}
         labels: dict[str, int] = {}
@@ -84,6 +85,9 @@ class WebDataset(Shards):
                 for member in filter(tarfile.TarInfo.isfile, archive):
                     key, suffix = split_name(member.name)
                     if f".{suffix}" in SUFFIXES:
+                        if key in places:
+                            two = f"{places[key][0]} and {member.name}"
+                            raise SaintpruneError(f"{shard} has two images of one sample, {two}: keep one of them")
                         places[key] = (member.name, Place(shard, member.offset_data, member.size))
                     elif suffix == self.label:
                         labels[key] = _number(archive.extractfile(member), f"{shard}/{member.name}")
