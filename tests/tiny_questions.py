@@ -53,7 +53,7 @@ class Questions(VQAData):
             kind = "ab"[number % 2]
             sample = VQASample(
                 name=str(number),
-                images=("noise",),
+                images=(f"{number // 2}.png",),
                 question="What is it? " * (number % 3 + 1),
                 answers=(self.accepted[number % len(self.accepted)],),
                 candidates=CANDIDATES[kind] if kind in self.closed else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -51,6 +52,8 @@ def only_batch(module: VQAJsonl) -> VQABatch:
 def test_samples_with_one_two_and_no_images_share_a_batch(folder: Path) -> None:
     batch, tiny = only_batch(data(folder)), tiny_vlm.load()
     assert len(batch) == 4 and sorted(batch.kinds) == ["none", "one", "one", "two"] and batch.candidates is None
+    pictures = {"none": [()], "one": [("a.png",), ("sub/b.png",)], "two": [("a.png", "sub/b.png")]}
+    assert all(names in pictures[kind] for names, kind in zip(batch.images, batch.kinds, strict=True))
     ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
     images = (ids == tiny.net.config.image_token_id).sum(dim=1)
     for question, kind, answers, count, row in zip(
@@ -141,8 +144,18 @@ def test_files_that_hold_no_questions_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_cannot_be_decoded_ends_in_a_report(folder: Path, workers: int) -> None:
     (folder / "a.png").write_bytes(b"not an image")
-    with pytest.raises(SaintpruneError, match=r"1 of 2 images in .* cannot be read: a.png; mend or remove them"):
+    told = r"1 of 2 images in .* cannot be read: a.png \(no known kind of image\); mend or remove them"
+    with pytest.raises(SaintpruneError, match=told):
         list(data(folder, num_workers=workers).test_dataloader())
+
+
+def test_a_grey_image_of_16_bits_keeps_the_upper_8(folder: Path) -> None:
+    Image.fromarray(np.full((6, 8), 256 * 100, np.uint16)).save(folder / "a.png")
+    write(folder, LINES[:1])
+    module = data(folder)
+    module.setup()
+    _, (image,) = module.test_dataloader().dataset[0]
+    assert image.getextrema() == ((100, 100),) * 3
 
 
 def test_a_model_without_processor_cannot_be_given_questions(folder: Path) -> None:

@@ -8,6 +8,7 @@ from saintprune.adapters.vlm import VLM
 from saintprune.evaluation.candidates import Candidates
 from saintprune.evaluation.vlm_passes import mask_of, read_prompt
 from saintprune.evaluation.vqa import score
+from saintprune.metrics.intervals import interval_of_mean
 from saintprune.metrics.vqa_scores import normalised
 from saintprune.reduction.baselines import KeepAll, RandomDrop
 from tiny_questions import Questions, batches, load
@@ -68,6 +69,9 @@ def test_scores_by_hand(model, plan):
     )
     low, high = found.accuracy_change_ci95
     assert low <= found.pruned.accuracy - found.baseline.accuracy <= high
+    assert found.samples.groups.tolist() == [0, 0, 1, 1, 2, 2, 3], "two questions about each image"
+    change = found.samples.pruned_right.double() - found.samples.baseline_right.double()
+    assert found.accuracy_change_ci95 == interval_of_mean(change, found.samples.groups)
 
 
 def test_identity_agrees_with_itself(model):

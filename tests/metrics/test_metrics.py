@@ -6,8 +6,9 @@ import torch
 
 from saintprune.adapters.timm_vit import TimmViT
 from saintprune.evaluation.timing import summed_up
+from saintprune.metrics import intervals
 from saintprune.metrics.flops import count_flops, flops_of
-from saintprune.metrics.intervals import bootstrap, harmonic_mean, mean, median
+from saintprune.metrics.intervals import bootstrap, harmonic_mean, interval_of_mean, mean, median
 from saintprune.metrics.memory import peak_memory
 from saintprune.plan import Plan, Schedule
 from saintprune.reduction.baselines import RandomDrop
@@ -47,6 +48,34 @@ def test_bootstrap_of_a_mean():
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * values.std().item() / 20, rel=0.1)
     assert bootstrap(values, mean) == (low, high), "seeded"
+
+
+@pytest.mark.parametrize("statistic", [mean, median, harmonic_mean])
+@pytest.mark.parametrize(("size", "at_once"), [(1, 1), (7, 50), (333, 1000), (333, 10**6), (5001, 10**5)])
+def test_resamples_are_those_of_one_draw_however_many_are_in_memory(size, at_once, statistic, monkeypatch):
+    values = torch.rand(size, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.5
+    index = torch.randint(size, (200, size), generator=torch.Generator().manual_seed(0))
+    tail = (1 - 0.95) / 2
+    wanted = torch.quantile(statistic(values[index]), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    drawn = []
+
+    def noted(resamples):
+        drawn.append(resamples.numel())
+        return statistic(resamples)
+
+    monkeypatch.setattr(intervals, "AT_ONCE", at_once)
+    assert list(bootstrap(values, noted, draws=200)) == wanted
+    assert max(drawn) <= at_once and sum(drawn) == 200 * size
+
+
+def test_samples_of_a_group_are_drawn_together():
+    one = torch.randn(100, generator=torch.Generator().manual_seed(1))
+    groups = torch.arange(100)
+    assert interval_of_mean(one) == bootstrap(one, mean)
+    assert interval_of_mean(one, groups) == pytest.approx(bootstrap(one, mean)), "each by itself"
+    same = interval_of_mean(one.repeat(4), groups.repeat(4))
+    assert same == pytest.approx(bootstrap(one, mean)), "four times the same is not four times as much"
+    assert interval_of_mean(torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.tensor([7, 3, 3, 3])) == (0.0, 1.0)
 
 
 def test_bootstrap_of_a_constant():

@@ -8,11 +8,12 @@ from saintprune.metrics.samples import Samples, paired_difference
 from saintprune.reporting.samples_file import beside, read_samples, write_samples
 
 
-def samples(same, right=None, baseline=None):
+def samples(same, right=None, baseline=None, groups=None):
     def bools(digits):
         return None if digits is None else torch.tensor([digit == "1" for digit in digits])
 
-    return Samples(bools(same), bools(baseline or (right and "1" * len(right))), bools(right))
+    groups = None if groups is None else torch.tensor(groups)
+    return Samples(bools(same), bools(baseline or (right and "1" * len(right))), bools(right), groups)
 
 
 def test_seeds_are_averaged_per_sample_first():
@@ -35,6 +36,16 @@ def test_what_both_get_wrong_alike_widens_nothing():
     assert found.value == pytest.approx(0.1) and 0.06 < found.low < found.high < 0.14, "unpaired it would be ±0.07"
     same = paired_difference([one], [one])["accuracy"]
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+def test_questions_about_one_image_count_as_one():
+    one, other = "1" * 40, "0" * 10 + "1" * 30
+    apart = paired_difference([samples(one, one)], [samples(other, other)])["accuracy"]
+    images = [number // 4 for number in range(40)]
+    for groups in ((images, images), (images, None), (None, images)):  # files of older versions know no images
+        sides = [[samples(right, right, groups=known)] for right, known in zip((one, other), groups, strict=True)]
+        together = paired_difference(*sides)["accuracy"]
+        assert together.value == apart.value and together.high - together.low > 1.5 * (apart.high - apart.low)
 
 
 def test_without_labels_only_agreement():
@@ -60,8 +71,12 @@ def test_files_are_small_and_hold_what_was_written(tmp_path):
     assert path.name == "saint@flops0.67~seed1.npz" and path.stat().st_size < 2000
     again = read_samples(path)
     assert torch.equal(again.pruned_right, samples(digits).same) and again.same.dtype == torch.bool
+    write_samples(path, samples("10", groups=[300, 0]))
+    assert read_samples(path).groups.tolist() == [300, 0]
     write_samples(path, samples("10"))
-    assert read_samples(path).baseline_right is None and [file.name for file in tmp_path.iterdir()] == [path.name]
+    again = read_samples(path)
+    assert again.baseline_right is None and again.groups is None
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_other_files_are_refused(tmp_path):

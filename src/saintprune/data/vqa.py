@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from saintprune.data.base import ImageData, UnreadableImage
-from saintprune.data.images import DECODE_ERRORS, ImageFile, broken_images, describe_broken, read_rgb
+from saintprune.data.images import DECODE_ERRORS, ImageFile, broken_images, describe_broken, read_rgb, reason_of
 from saintprune.data.sampling import mixed_order
 from saintprune.errors import SaintpruneError
 
@@ -53,6 +53,7 @@ class VQABatch:
         answers: B lists of accepted answers.
         candidates: B closed sets of answers; None where one question of the batch is open.
         kinds: B kinds of question.
+        images: The names of the images that each question is about.
     """
 
     inputs: dict[str, Tensor]
@@ -60,6 +61,7 @@ class VQABatch:
     answers: list[list[str]]
     candidates: list[list[str]] | None
     kinds: list[str]
+    images: list[tuple[str, ...]]
 
     def __len__(self) -> int:
         """Return the number of questions."""
@@ -71,7 +73,7 @@ class VQABatch:
             name: tensor.to(device, dtype if tensor.is_floating_point() else None)
             for name, tensor in self.inputs.items()
         }
-        return VQABatch(inputs, self.questions, self.answers, self.candidates, self.kinds)
+        return replace(self, inputs=inputs)
 
 
 class VQASamples(Dataset):
@@ -96,7 +98,7 @@ class VQASamples(Dataset):
         try:
             return sample, [read_rgb(self.root / name) for name in sample.images]
         except DECODE_ERRORS as error:
-            raise UnreadableImage(f"an image of {sample.name} cannot be read: {error}") from None
+            raise UnreadableImage(f"an image of {sample.name} cannot be read: {reason_of(error)}") from None
 
     def report(self) -> SaintpruneError:
         """Decode every image once and return an error that counts and names the broken ones."""
@@ -137,6 +139,7 @@ class VQAData(ImageData):
             answers=[list(sample.answers) for sample in samples],
             candidates=closed if len(closed) == len(samples) else None,
             kinds=[sample.kind for sample in samples],
+            images=[sample.images for sample in samples],
         )
 
     def _loader_options(self) -> dict[str, Any]:

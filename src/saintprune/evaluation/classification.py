@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from saintprune.adapters.base import ViTAdapter
-from saintprune.evaluation.sharing import SharedOut, gathered, number_of
+from saintprune.evaluation.sharing import gathered, number_of, run_test
 from saintprune.metrics.intervals import bootstrap, mean
 from saintprune.metrics.samples import Samples, concatenated, output_cosine
 from saintprune.plan import Plan
@@ -178,11 +177,6 @@ def score(
 ) -> Scores:
     """Return the scores on the data's test split; `trainer` are arguments of Lightning's Trainer."""
     module = PrunedClassification(adapter, plan, num_classes, labelled, unpruned)
-    with warnings.catch_warnings():
-        # lightning 2.6 makes a LeafSpec for its loaders, which torch has deprecated; nothing that a user could mend
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-        L.Trainer(
-            logger=False, enable_checkpointing=False, enable_model_summary=False, inference_mode=True, **trainer
-        ).test(module, datamodule=SharedOut(data), verbose=False)
+    run_test(module, data, **trainer)
     assert module.scores is not None
     return module.scores

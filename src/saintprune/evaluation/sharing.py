@@ -6,6 +6,7 @@ a method that votes per batch, the same vote. So every score is that of one proc
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -46,6 +47,22 @@ class Watch(L.Callback):
     def on_test_batch_start(self, *arguments: Any, **keywords: Any) -> None:
         """Check."""
         self.check()
+
+
+def run_test(module: L.LightningModule, data: L.LightningDataModule, **trainer: Any) -> None:
+    """Pass the data's test split, or this process's share of it, through a module.
+
+    Args:
+        module: keeps what it finds.
+        data: knows `base.Share`.
+        **trainer: arguments of Lightning's Trainer.
+    """
+    with warnings.catch_warnings():
+        # lightning 2.6 makes a LeafSpec for its loaders, which torch has deprecated; nothing that a user could mend
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        L.Trainer(
+            logger=False, enable_checkpointing=False, enable_model_summary=False, inference_mode=True, **trainer
+        ).test(module, datamodule=SharedOut(data), verbose=False)
 
 
 def number_of(module: L.LightningModule, batch_idx: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import lightning as L
@@ -11,7 +10,7 @@ from torch import Tensor
 from saintprune.adapters.vlm import VLM
 from saintprune.data.vqa import VQABatch
 from saintprune.evaluation.candidates import Candidates
-from saintprune.evaluation.sharing import SharedOut, gathered, number_of
+from saintprune.evaluation.sharing import gathered, number_of, run_test
 from saintprune.evaluation.vlm_passes import mask_of, pruned_counts, unpruned_counts
 from saintprune.evaluation.vqa_summary import ARMS, Answered, VQAScores, summarised
 from saintprune.metrics.vqa_scores import exact_match, normalised
@@ -69,7 +68,7 @@ class PrunedVQA(L.LightningModule):
             }
             likely = {arm: list(map(exact_match, answers[arm], batch.answers)) for arm in ARMS}
             likely_same = [one == other for one, other in zip(*chosen.values(), strict=True)]
-        self.batches.append(Answered(batch.kinds, right, same, likely, likely_same, counts))
+        self.batches.append(Answered(batch.kinds, batch.images, right, same, likely, likely_same, counts))
 
     def _answer(self, batch: VQABatch) -> Answers:
         """Return the generated answers and, where there are candidates, the likeliest one of each sample."""
@@ -108,11 +107,6 @@ def score(
 ) -> VQAScores:
     """Return the scores on the data's test split; `trainer` are arguments of Lightning's Trainer."""
     module = PrunedVQA(adapter, plan, tokenizer, prompt, new_tokens, unpruned)
-    with warnings.catch_warnings():
-        # lightning 2.6 makes a LeafSpec for its loaders, which torch has deprecated; nothing that a user could mend
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-        L.Trainer(
-            logger=False, enable_checkpointing=False, enable_model_summary=False, inference_mode=True, **trainer
-        ).test(module, datamodule=SharedOut(data), verbose=False)
+    run_test(module, data, **trainer)
     assert module.scores is not None
     return module.scores

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from saintprune.evaluation.vlm_passes import TokenCounts
-from saintprune.metrics.intervals import bootstrap, mean
+from saintprune.metrics.intervals import interval_of_mean
 from saintprune.metrics.samples import Samples
 
 ARMS = ("baseline", "pruned")
@@ -21,6 +22,7 @@ class Answered:
 
     Attributes:
         kinds: B kinds of question.
+        images: the names of the images that each of them is about.
         right: per arm, whether each generated answer is an accepted one.
         same: whether both arms generated the same, after `normalised`.
         likely: per arm, whether the likeliest candidate is an accepted answer; None where a question has no candidates.
@@ -29,6 +31,7 @@ class Answered:
     """
 
     kinds: Sequence[str]
+    images: Sequence[tuple[str, ...]]
     right: Mapping[str, Sequence[bool]]
     same: Sequence[bool]
     likely: Mapping[str, Sequence[bool]] | None
@@ -58,11 +61,12 @@ class VQAScores:
         samples_by_kind: the same, per kind.
         baseline: the untouched model.
         pruned: the pruned one.
-        accuracy_change_ci95: paired bootstrap interval of the change of accuracy, over questions.
+        accuracy_change_ci95: paired bootstrap interval of the change of accuracy, over images, each with all
+            of its questions.
         likelihood_accuracy_change_ci95: the same, of the accuracy by likelihood.
         agreement: share of questions to which both generate the same answer, right or wrong.
         likelihood_agreement: share of questions with candidates of which both find the same one likeliest.
-        samples: the answers one by one; None where several processes shared them out.
+        samples: the answers one by one.
     """
 
     num_samples: int
@@ -73,7 +77,7 @@ class VQAScores:
     likelihood_accuracy_change_ci95: tuple[float, float] | None
     agreement: float
     likelihood_agreement: float | None
-    samples: Samples | None = None
+    samples: Samples
 
 
 def summarised(batches: Sequence[Answered]) -> VQAScores:
@@ -85,13 +89,16 @@ def summarised(batches: Sequence[Answered]) -> VQAScores:
         samples_by_kind=dict(sorted(Counter(kinds).items())),
         baseline=_arm("baseline", batches, closed),
         pruned=_arm("pruned", batches, closed),
-        accuracy_change_ci95=_change([batch.right for batch in batches]),
-        likelihood_accuracy_change_ci95=_change([batch.likely for batch in closed if batch.likely]) if closed else None,
+        accuracy_change_ci95=_change([batch.right for batch in batches], batches),
+        likelihood_accuracy_change_ci95=(
+            _change([batch.likely for batch in closed if batch.likely], closed) if closed else None
+        ),
         agreement=_share([same for batch in batches for same in batch.same]),
         likelihood_agreement=_share([same for b in closed for same in b.likely_same or ()]) if closed else None,
         samples=Samples(
             same=torch.tensor([same for batch in batches for same in batch.same]),
             **{f"{arm}_right": torch.tensor([one for batch in batches for one in batch.right[arm]]) for arm in ARMS},
+            groups=_groups(batches),
         ),
     )
 
@@ -117,10 +124,17 @@ def _by_kind(pairs: Sequence[tuple[str, bool]]) -> dict[str, float]:
     return {kind: _share([right for other, right in pairs if other == kind]) for kind in sorted(dict(pairs))}
 
 
-def _change(right: Sequence[Mapping[str, Sequence[bool]]]) -> tuple[float, float]:
-    """Return the interval of the mean difference, pruned minus baseline."""
+def _change(right: Sequence[Mapping[str, Sequence[bool]]], batches: Sequence[Answered]) -> tuple[float, float]:
+    """Return the interval of the mean difference, pruned minus baseline, of what was right in batches."""
     values = {arm: torch.tensor([value for batch in right for value in batch[arm]]).double() for arm in ARMS}
-    return bootstrap(values["pruned"] - values["baseline"], mean)
+    return interval_of_mean(values["pruned"] - values["baseline"], _groups(batches))
+
+
+def _groups(batches: Sequence[Answered]) -> Tensor:
+    """Return a number per question, int64 [n]: alike where they are about the same images, its own where about none."""
+    numbers: dict[object, int] = {}
+    images = [names for batch in batches for names in batch.images]
+    return torch.tensor([numbers.setdefault(names or index, len(numbers)) for index, names in enumerate(images)])
 
 
 def _share(values: Sequence[bool]) -> float:

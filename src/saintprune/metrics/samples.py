@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saintprune.errors import SaintpruneError
-from saintprune.metrics.intervals import bootstrap, mean
+from saintprune.metrics.intervals import interval_of_mean
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,14 @@ class Samples:
         same: bool [n], whether the pruned network answers as the unpruned one.
         baseline_right: bool [n], whether the unpruned answer is right; None without labels.
         pruned_right: the same, pruned.
+        groups: int64 [n], alike for questions about the same images, which intervals take as one; None where each
+            sample stands by itself, and in older files.
     """
 
     same: Tensor
     baseline_right: Tensor | None = None
     pruned_right: Tensor | None = None
+    groups: Tensor | None = None
 
 
 def output_cosine(unpruned: Tensor, pruned: Tensor) -> Tensor:
@@ -80,10 +83,11 @@ def paired_difference(first: Sequence[Samples], second: Sequence[Samples]) -> di
             "the unpruned network was right about other samples in some of the runs, so they are not of the same"
             " network and samples in the same order: run them anew with one model, dataset and precision"
         )
-    found = {"agreement": _difference([run.same for run in first], [run.same for run in second])}
+    groups = next((run.groups for run in runs if run.groups is not None), None)  # of the same samples, so of all runs
+    found = {"agreement": _difference([run.same for run in first], [run.same for run in second], groups)}
     if labelled:
-        sides = [[_known(run.pruned_right) for run in side] for side in (first, second)]
-        found["accuracy"] = _difference(*sides)
+        ours, theirs = ([_known(run.pruned_right) for run in side] for side in (first, second))
+        found["accuracy"] = _difference(ours, theirs, groups)
     return found
 
 
@@ -92,6 +96,6 @@ def _known(values: Tensor | None) -> Tensor:
     return values
 
 
-def _difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> Difference:
+def _difference(first: Sequence[Tensor], second: Sequence[Tensor], groups: Tensor | None) -> Difference:
     values = torch.stack(list(first)).double().mean(0) - torch.stack(list(second)).double().mean(0)
-    return Difference(values.mean().item(), *bootstrap(values, mean))
+    return Difference(values.mean().item(), *interval_of_mean(values, groups))

@@ -1,4 +1,4 @@
-"""The answers to each sample beside a record: NAME.npz beside NAME.json, one bool array per column."""
+"""The answers to each sample beside a record: NAME.npz beside NAME.json, one array per column."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_samples(path: Path, samples: Samples) -> Path:
         SaintpruneError: it could not be written.
     """
     columns = {name: getattr(samples, name) for name in COLUMNS}
-    arrays = {name: values.cpu().numpy().astype(bool) for name, values in columns.items() if values is not None}
+    arrays = {name: values.cpu().numpy() for name, values in columns.items() if values is not None}
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     return write_atomically(path, content.getvalue())
