@@ -34,7 +34,7 @@ def test_no_override_ends_in_a_traceback():
         ("~seed", "takes away what every run needs"),
         ("~model.name", "the config cannot be read: Key 'name'"),
         ("hardware.threads='a b'", "hardware.threads is 'a b', but must be int or null"),
-        ("hardware.bandwidth='${nothing}'", "Interpolation key 'nothing' not found"),
+        ("hardware.peak_tflops='${nothing}'", "Interpolation key 'nothing' not found"),
         ("dataset.seed=abc", "dataset.seed is 'abc', but must be int"),
         ("benchmark.max_seconds=.nan", "must be float or int"),
         ("benchmark.max_seconds=nan", "benchmark.max_seconds is nan"),

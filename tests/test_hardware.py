@@ -6,10 +6,14 @@ import sys
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from families import make
+from saintprune.binding import make as build
+from saintprune.config import compose_run
 from saintprune.errors import SaintpruneError
 from saintprune.hardware import HardwareProfile, all_devices, detect
+from saintprune.reporting.records import RunRecord
 
 
 def test_cpu():
@@ -51,6 +55,22 @@ def test_a_missing_device_is_named():
 def test_share_of_peak():
     assert HardwareProfile("x", peak_tflops=2.0).share_of_peak(1e12) == 0.5
     assert HardwareProfile("x").share_of_peak(1e12) is None
+    h100 = compose_run(["hardware=h100"])[0].hardware
+    peak = {"peak_tflops": h100.peak_tflops, "peak_precision": h100.peak_precision}
+    assert HardwareProfile("x", precision=h100.precision, **peak).share_of_peak(98.9e12) == pytest.approx(0.1)
+    assert HardwareProfile("x", precision="32-true", **peak).share_of_peak(98.9e12) is None, "another peak"
+
+
+def test_the_profile_of_an_older_record_can_be_made(tmp_path):
+    node = {"_target_": "saintprune.hardware.HardwareProfile", "name": "x", "peak_tflops": 2.0, "bandwidth": 3.0}
+    record = RunRecord("benchmark", "net", "noise", "tome", 0, {}, {}, {}, config={"hardware": node})
+    read = RunRecord.read(record.write(tmp_path / "a.json"))
+    assert build(OmegaConf.create(read.config), "hardware") == HardwareProfile("x", peak_tflops=2.0)
+
+
+def test_only_what_has_blocks_is_compiled():
+    with pytest.raises(SaintpruneError, match=r"hardware.compile=true is for timm networks, not for Linear: set it to"):
+        HardwareProfile("x", compile=True).prepare(torch.nn.Linear(1, 1))
 
 
 def test_prepare_moves_to_the_precision():
@@ -63,6 +83,7 @@ def test_prepare_moves_to_the_precision():
     [
         ({"accelerator": "tpu"}, "accelerator is 'tpu'"),
         ({"precision": "8-true"}, "precision is '8-true'"),
+        ({"peak_precision": "8-true"}, "peak_precision is '8-true'"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"num_workers": -1}, "num_workers is -1"),
         ({"devices": 0}, "devices is 0"),

@@ -5,7 +5,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf, open_dict
 
-from saintprune import wiring
+from saintprune import wiring, wiring_vlm
 from saintprune.config import config_dir, register
 from saintprune.errors import SaintpruneError
 from saintprune.reporting.records import RunRecord
@@ -82,9 +82,11 @@ def test_a_few_layers_stand_for_all(run):
     assert "extrapolated from 2 layers" in printed.replace("\n", " ") and "peak memory" not in printed
 
 
-def test_next_to_nothing_left_is_pointed_out(run):
+@pytest.mark.parametrize("few", [0.06, 0.07])
+def test_next_to_nothing_left_is_pointed_out(run, monkeypatch, few):
+    monkeypatch.setattr(wiring_vlm, "FEW", few)
     _, printed = run("task=benchmark", "pruning.stages.language.schedule.drop=1.0")
-    assert "image tokens are left at the end" not in printed, "1 of 16 is more than 2 %"
+    assert ("note: only 1 of 16 image tokens are left at the end" in printed) == (few > 1 / 16)
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ class HardwareProfile:
         num_workers: processes that load images.
         threads: CPU threads of torch; None leaves torch's choice.
         compile: compile the MLP of each block with `torch.compile` (dynamic shapes), pruned and unpruned alike.
-        peak_tflops: the device's peak at this precision, dense, TFLOP/s; None if unknown.
-        bandwidth: of the device's memory, GB/s; None if unknown.
+        peak_tflops: the device's peak, dense, TFLOP/s; None if unknown.
+        peak_precision: that the peak is of, as another has another; None if it is of `precision`, whichever that is.
     """
 
     name: str
@@ -42,7 +42,7 @@ class HardwareProfile:
     threads: int | None = None
     compile: bool = False
     peak_tflops: float | None = None
-    bandwidth: float | None = None
+    peak_precision: str | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -50,6 +50,8 @@ class HardwareProfile:
             raise ValueError(f"accelerator is {self.accelerator!r}, but must be cpu, cuda or mps")
         if self.precision not in _DTYPES:
             raise ValueError(f"precision is {self.precision!r}, but must be one of {', '.join(_DTYPES)}")
+        if self.peak_precision not in (None, *_DTYPES):
+            raise ValueError(f"peak_precision is {self.peak_precision!r}, but must be one of {', '.join(_DTYPES)}")
         for name, least in (("batch_size", 1), ("devices", 1), ("num_workers", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
@@ -81,7 +83,15 @@ class HardwareProfile:
         return torch.device(self.accelerator)
 
     def prepare(self, net: Any) -> nn.Module:
-        """Set the threads, keep memory (`keep_memory`) on CPUs, and move the network to the device and precision."""
+        """Set the threads, keep memory (`keep_memory`) on CPUs, and move the network to the device and precision.
+
+        Raises:
+            SaintpruneError: it is to be compiled, but has no blocks with an MLP as timm's networks do.
+        """
+        if self.compile and not hasattr(net, "blocks"):
+            raise SaintpruneError(
+                f"hardware.compile=true is for timm networks, not for {type(net).__name__}: set it to false"
+            )
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if self.accelerator == "cpu":
@@ -110,8 +120,9 @@ class HardwareProfile:
         return f"{_cpu_name()} ({torch.get_num_threads()} threads)" if self.accelerator == "cpu" else "Apple GPU"
 
     def share_of_peak(self, flops_per_second: float | None) -> float | None:
-        """Return the share of the peak that a rate in FLOP/s is; None where either is unknown."""
-        if self.peak_tflops is None or flops_per_second is None:
+        """Return the share of the peak that a rate in FLOP/s is; None where either is unknown at this precision."""
+        another = self.peak_precision not in (None, self.precision)
+        if self.peak_tflops is None or flops_per_second is None or another:
             return None
         return flops_per_second / (self.peak_tflops * 1e12)
 

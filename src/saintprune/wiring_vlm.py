@@ -55,7 +55,7 @@ def build(cfg: Any, names: dict[str, str], hardware: HardwareProfile, plan: Plan
         SaintpruneError: the parts do not fit each other, or the task is not for this kind of model.
     """
     depths, loader = _depths(model), {"batch_size": hardware.batch_size, "num_workers": hardware.num_workers}
-    _check_task(cfg, names["dataset"], hardware, depths)
+    _check_task(cfg, names["dataset"], depths)
     if model.processor is None and _is(target_of(cfg, "dataset"), VQAData):
         raise SaintpruneError(
             f"model={cfg.model.name} with random weights cannot read questions: take model.pretrained=true, or"
@@ -124,7 +124,7 @@ def show_tokens(record: RunRecord) -> None:
         console.print(f"[yellow]note:[/yellow] only {left:.0f} of {total:.0f} image tokens are left at the end")
 
 
-def _check_task(cfg: Any, dataset: str, hardware: HardwareProfile, depths: Depths | None) -> None:
+def _check_task(cfg: Any, dataset: str, depths: Depths | None) -> None:
     """Check that task and dataset fit a vision-language model."""
     task, model, target = cfg.task.value, cfg.model.name, target_of(cfg, "dataset")
     if task == "calibrate" or cfg.calibration.target is not None or cfg.calibration.correct is not None:
@@ -132,8 +132,6 @@ def _check_task(cfg: Any, dataset: str, hardware: HardwareProfile, depths: Depth
             f"calibration is for networks that only look at images, but model={model} answers questions: set"
             " thresholds or schedules by hand, for example pruning.stages.language.schedule.drop=0.5"
         )
-    if hardware.compile:
-        raise SaintpruneError(f"hardware.compile=true is for timm networks, not for model={model}: set it to false")
     if depths is not None and not (task == "benchmark" and _is(target, Synthetic)):
         raise SaintpruneError(
             f"of model={model} only some layers are built (model.sample_layers), which can be timed on noise alone:"

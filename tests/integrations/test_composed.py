@@ -76,7 +76,7 @@ def test_pruning_none_prunes_nothing() -> None:
     ("pruning", "override", "says"),
     [
         ("saint_language", "seed=1", "stages.language.layers is '7:17', but the network has 4 blocks"),
-        ("none", "hardware.compile=true", "hardware.compile=true is for timm networks, not for model=vlm_s14_smollm2"),
+        ("none", "hardware.compile=true", "hardware.compile=true is for timm networks, not for Llava"),
         ("none", "model.adapter.cache=drop", "cache is 'drop', but must be 'keep' or 'trim'"),
     ],
 )

@@ -64,8 +64,6 @@ def load(cfg: DictConfig) -> PrunedVLM:
             " model=vlm_s14_smollm2"
         )
     model.prompt("")  # one that cannot be asked says so now
-    if hardware.compile:
-        raise SaintpruneError(f"hardware.compile=true is for timm networks, not for model={cfg.model.name}")
     hardware.prepare(model.net)
     adapter = make(cfg, "model.adapter", net=model.net)
     adapter.check(plan)  # a layer that the network lacks is an error now, not after minutes

@@ -107,6 +107,7 @@ class RunRecord:
             raise SaintpruneError(f"{path} is not a run record: {error}") from error
         if found != SCHEMA_VERSION:
             raise SaintpruneError(f"{path} has record schema {found}, but this version reads {SCHEMA_VERSION}")
+        content.get("config", {}).get("hardware", {}).pop("bandwidth", None)  # of older records
         return cls(**content)
 
     @classmethod
