@@ -10,9 +10,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
+from PIL import Image
 
-from saintprune import wiring, wiring_calibration
-from saintprune.config import config_dir, register
+from saintprune import config, wiring, wiring_calibration
+from saintprune.config import compose_run, config_dir, register
 from saintprune.errors import SaintpruneError
 from saintprune.models import corrections
 from saintprune.reporting.loggers import group_of
@@ -66,6 +67,17 @@ def test_evaluate_scores_times_and_records(run, tmp_path):
     assert (tmp_path / "out" / "csv" / "metrics.csv").is_file()
 
 
+def test_the_record_names_the_data_as_it_is_called(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / "images" / name / "1.png")
+    network = [override for override in SMALL if not override.startswith("dataset")]
+    images = ["dataset=imagefolder", f"dataset.path={tmp_path / 'images'}", "dataset.name=pets"]
+    cfg, names = compose_run([*network, *images, "pruning=none", "task=benchmark"])
+    record = wiring.run(cfg, tmp_path / "out", names)
+    assert (names["dataset"], record.dataset) == ("imagefolder", "pets")
+
+
 def test_benchmark_only_times(run):
     record, _ = run("task=benchmark", "pruning=none")
     assert record.num_samples == 0 and record.agreement is None and record.delta["gflops_ratio"] == 1.0
@@ -81,12 +93,8 @@ def test_calibrate_writes_a_pruning_that_loads(run, tmp_path, monkeypatch):
     assert "pruning=vit_s14/tome_flops0.7" in printed
     written = (conf / "pruning" / "vit_s14" / "tome_flops0.7.yaml").read_text()
     assert "calibrated" in written and "${" not in written
-    target = config_dir() / "pruning" / "test_calibrated_by_tests.yaml"
-    try:
-        target.write_text(written)
-        again, _ = run("task=benchmark", "pruning=test_calibrated_by_tests")
-    finally:
-        target.unlink()
+    monkeypatch.setattr(config, "own_config_dir", lambda: conf)
+    again, _ = run("task=benchmark", "pruning=vit_s14/tome_flops0.7")
     assert again.delta["gflops_ratio"] == pytest.approx(record.calibration["measured"]["flops"], abs=0.01)
 
 

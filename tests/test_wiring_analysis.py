@@ -94,6 +94,7 @@ def test_an_image_network(run, stages):
     assert {path.name for path in (folder / "curves" / "vision").iterdir()} == {"own", "initialised-0", "shuffled-0"}
     own = Curves.load(folder / "curves" / "vision" / "own")
     assert own.images == 8 and own.meta["weights"] == "own" and own.meta["split"] == "train"
+    assert own.meta["dataset"] == record.dataset == "synthetic", "what the data is called, not what was chosen"
     for name in ("vision/curves", "vision/curves_raw", "vision/heatmap", "vision/distributions", "sensitivity"):
         assert (folder / "figures" / f"{name}.png").is_file() and (folder / "figures" / f"{name}.svg").is_file()
     assert (folder / "figures" / "similarity_0.png").is_file() and (
@@ -162,6 +163,8 @@ def test_a_language_model(run, tmp_path, few_figures):
         run("analysis.sensitivity=4", change=lambda cfg: small_decoder(cfg, text))
     with pytest.raises(SaintpruneError, match=r"model=tiny has no image tokens to prune: it is there for task=analyze"):
         run("task=benchmark", change=lambda cfg: small_decoder(cfg, text))
+    with pytest.raises(SaintpruneError, match=r"hardware.compile=true is for timm networks, not for LlamaModel"):
+        run("hardware.compile=true", change=lambda cfg: small_decoder(cfg, text))
 
 
 def test_a_language_model_needs_text(run, tmp_path):

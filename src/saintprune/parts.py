@@ -27,7 +27,7 @@ class Parts:
 
     Attributes:
         cfg: the composed config.
-        names: how dataset and pruning are called in the record.
+        names: how the dataset is called in messages, and the pruning in the record.
         hardware: the profile.
         device: of it.
         data: a data module, set up.

@@ -58,7 +58,7 @@ def run(cfg: DictConfig, output_dir: Path, names: dict[str, str], sweep: Path | 
     Args:
         cfg: of the schema `config.Config`.
         output_dir: where `metrics.json` goes.
-        names: how dataset and pruning are called in the record.
+        names: how the dataset is called in messages, and the pruning in the record.
         sweep: folder of the sweep that the run is a job of.
 
     Raises:
@@ -261,7 +261,7 @@ def _record(
     return RunRecord(
         task=parts.cfg.task.value,
         model=parts.cfg.model.name,
-        dataset=parts.names["dataset"],
+        dataset=parts.data.name,
         pruning=parts.names["pruning"],
         **found,
         calibration=wiring_calibration.in_record(parts.plan, calibrated),

@@ -127,7 +127,7 @@ def study_parts(
 
 def _meta(parts: Parts, settings: AnalysisSettings) -> dict[str, Any]:
     """Return what curves and files say about where they come from."""
-    return {"model": parts.cfg.model.name, "dataset": parts.names["dataset"], "split": settings.split}
+    return {"model": parts.cfg.model.name, "dataset": parts.data.name, "split": settings.split}
 
 
 def _batches(parts: Parts, settings: AnalysisSettings) -> Iterable[Any]:

@@ -156,7 +156,7 @@ def _save_pruning(parts: Parts, found: Calibrated, target: Target) -> tuple[str,
     choice = parts.names["pruning"].split(" ")[0].rpartition("/")[2]
     content["calibrated"] = {
         "model": parts.cfg.model.name,
-        "dataset": parts.names["dataset"],
+        "dataset": parts.data.name,
         "target": str(target),
         "images": found.images,
         "measured": asdict(found.measured),

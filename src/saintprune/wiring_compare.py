@@ -32,7 +32,7 @@ class Cell:
         target: what to calibrate to; None takes the pruning as it is.
         seed: of the method; None where it has none, or where its own is kept.
         cfg: the composed config.
-        names: how dataset and pruning are called in the record.
+        names: how the dataset is called in messages, and the pruning in the record.
     """
 
     pruning: str

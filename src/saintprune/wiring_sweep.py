@@ -27,7 +27,7 @@ class Job:
 
     Attributes:
         cfg: its composed config.
-        names: how dataset and pruning are called in the record.
+        names: how the dataset is called in messages, and the pruning in the record.
         overrides: KEY=VALUE each.
         folder: where its record goes.
         sweep: the folder of all jobs.
