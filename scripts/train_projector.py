@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 from rich.progress import track
-from safetensors.torch import save_file
+from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
 from saintprune.data.elpv import PACKAGE, Cell, Elpv
 from saintprune.data.elpv_vqa import QUESTIONS, answer, split_cells
 from saintprune.data.images import read_rgb
 from saintprune.errors import SaintpruneError
+from saintprune.files import write_atomically
 from saintprune.models import vlm_packaged
 from saintprune.models.checkpoint import file_sha256
 from saintprune.models.vlm_projector import BATCH, FitSettings, Projector, fit, score
@@ -121,11 +122,11 @@ def score_at_all_shares(reader: Reader, projector: Projector, examples: Examples
 
 
 def save(state: dict[str, Tensor], record: dict[str, Any], path: Path) -> None:
-    """Write the projector as safetensors, and its record as JSON beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, path, metadata={"licence": Elpv.licence, "feature_layer": str(record["feature_layer"])})
+    """Write the projector as safetensors, and its record as JSON beside it, each whole or not at all."""
+    about = {"licence": Elpv.licence, "feature_layer": str(record["feature_layer"])}
+    write_atomically(path, as_safetensors(state, about))
     described = {**record, "sha256": file_sha256(str(path))}
-    path.with_suffix(".json").write_text(json.dumps(described, indent=2) + "\n")
+    write_atomically(path.with_suffix(".json"), json.dumps(described, indent=2) + "\n")
 
 
 if __name__ == "__main__":

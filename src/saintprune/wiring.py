@@ -29,7 +29,7 @@ from saintprune.evaluation.sharing import Watch
 from saintprune.evaluation.vlm_timing import VLMTiming
 from saintprune.evaluation.vqa_summary import VQAScores
 from saintprune.metrics.samples import Samples
-from saintprune.models.heads import answers, attach
+from saintprune.models.heads import answers, attach, fit_command
 from saintprune.parts import Parts, console, progress, quiet
 from saintprune.plan import NAMED, Plan
 from saintprune.reporting.assemble import figures, vlm_figures
@@ -127,7 +127,14 @@ def build(cfg: DictConfig, names: dict[str, str]) -> Parts:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*they are left out")  # `_warn` says it better
         data.setup()
-    model = attach(model, cfg.model.head, model=cfg.model.name, dataset=data.name, classes=data.classes)
+    model = attach(
+        model,
+        cfg.model.head,
+        model=cfg.model.name,
+        dataset=data.name,
+        classes=data.classes,
+        fit=fit_command(cfg, names["dataset"]),
+    )
     hardware.prepare(model.net)
     adapter = make(cfg, "model.adapter", net=model.net)
     adapter.check(plan)  # a layer that the network lacks is an error now, not after minutes
@@ -266,15 +273,22 @@ def _record(
         **found,
         calibration=wiring_calibration.in_record(parts.plan, calibrated),
         analysis=analysis,
-        hardware={**asdict(parts.hardware), "device": parts.hardware.device_name()},
-        sources={
+        **what_was_run(parts),
+    )
+
+
+def what_was_run(parts: Parts) -> dict[str, Any]:
+    """Return what a record tells of a run beside its figures: hardware, sources, seed and config."""
+    return {
+        "hardware": {**asdict(parts.hardware), "device": parts.hardware.device_name()},
+        "sources": {
             "model": parts.model.source,
             "dataset_licence": parts.data.licence,
             "unreadable_images_left_out": list(parts.data.broken),
         },
-        seed=parts.cfg.seed,
-        config=_container(parts.cfg),
-    )
+        "seed": parts.cfg.seed,
+        "config": _container(parts.cfg),
+    }
 
 
 def _container(node: DictConfig) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from saintprune.config import Task, own_config_dir
 from saintprune.errors import SaintpruneError
 from saintprune.files import write_atomically
 from saintprune.models import corrections
-from saintprune.models.heads import exchanged
+from saintprune.models.heads import exchanged, fit_command
 from saintprune.models.loaded import LoadedModel
 from saintprune.parts import Parts, console, progress
 from saintprune.plan import Plan
@@ -123,7 +123,8 @@ def _calibrating_head(parts: Parts) -> AbstractContextManager[None]:
         return nullcontext()
     if not isinstance(parts.model, LoadedModel):
         raise SaintpruneError(f"calibration.head={head} is for classifiers, but {parts.cfg.model.name} is none")
-    return exchanged(parts.model, head, model=parts.cfg.model.name, dataset=parts.data.name)
+    fit = fit_command(parts.cfg, parts.names["dataset"])
+    return exchanged(parts.model, head, model=parts.cfg.model.name, dataset=parts.data.name, fit=fit)
 
 
 def training_batches(parts: Parts, samples: int) -> list[Tensor]:

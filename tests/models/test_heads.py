@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
+from saintprune import files
 from saintprune.config import config_dir
 from saintprune.data.animals import Animals
 from saintprune.data.base import ImageData
@@ -70,6 +71,21 @@ def test_a_file_becomes_the_classifier(loaded: LoadedModel, tmp_path: Path) -> N
     assert json.loads((tmp_path / "head.json").read_text()) == {"test_accuracy": None}
 
 
+def test_a_head_is_written_whole_or_not_at_all(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(saved(head_for(loaded), tmp_path))
+    before = path.read_bytes()
+
+    def full(draft: Path, place: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(SaintpruneError, match=r"cannot write .*No space left"):
+        saved(head_for(loaded, bias=torch.tensor([3.0, 4.0])), tmp_path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 3
+
+
 def test_another_head_stands_in_for_a_while(loaded: LoadedModel, tmp_path: Path) -> None:
     images = torch.randn(2, *loaded.input_size, generator=torch.Generator().manual_seed(1))
     pooled, other = loaded.net(images), head_for(loaded, bias=torch.tensor([3.0, 4.0]))
@@ -103,11 +119,15 @@ def test_a_distilled_net_classifies_the_mean_of_its_features(tmp_path: Path) -> 
 def test_auto_finds_the_committed_head(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads, "COMMITTED", tmp_path)
     with pytest.raises(
-        SaintpruneError, match=r"none was fitted for toys; fit one: python scripts/fit_probe.py --model"
+        SaintpruneError,
+        match=r"for the 2 of dataset toys; .*: python scripts/fit_probe.py --model tiny --dataset toys$",
     ):
         attach(loaded, "auto", **NAMES)
     heads.save(head_for(loaded), tmp_path / "tiny-toys.safetensors", {})
     assert attach(loaded, "auto", **NAMES).source["head"]["file"] == "tiny-toys.safetensors"
+    classifier = load("test_vit", checkpoint=str(tmp_path / "test_vit.safetensors"))
+    assert classifier.num_classes == 1000, "of other labels"
+    assert attach(classifier, "auto", **NAMES).source["head"]["file"] == "tiny-toys.safetensors"
 
 
 def test_nothing_is_attached_without_labels_or_with_none(loaded: LoadedModel) -> None:
@@ -118,7 +138,7 @@ def test_nothing_is_attached_without_labels_or_with_none(loaded: LoadedModel) ->
 
 def test_a_classifier_must_have_the_datasets_classes() -> None:
     classifier = load("test_vit", pretrained=False, num_classes=3)
-    with pytest.raises(SaintpruneError, match="tiny tells 3 classes apart, but dataset toys has 2; fit one"):
+    with pytest.raises(SaintpruneError, match="tells 3 classes apart, and none was fitted for the 2 of dataset toys"):
         attach(classifier, "auto", **NAMES)
     three = ("a", "b", "c")
     assert attach(classifier, "auto", **{**NAMES, "classes": three}) is classifier and answers(classifier, three)
@@ -156,6 +176,7 @@ def test_a_head_for_images_of_another_size_warns(loaded: LoadedModel, tmp_path: 
         assert f"fitted on images of {size[-1]} px, but the model takes {loaded.input_size[-1]} px" in str(
             caught[0].message
         )
+        assert "--model tiny --dataset toys --out FOLDER model.net.img_size=" in str(caught[0].message)
 
 
 def test_files_that_are_no_heads(loaded: LoadedModel, tmp_path: Path) -> None:

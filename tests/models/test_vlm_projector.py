@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import tiny_vlm
+from saintprune import files
+from saintprune.errors import SaintpruneError
 from saintprune.models.vlm_projector import FitSettings, Projector, fit, score
 from saintprune.models.vlm_reader import Examples, Reader, draw, gather
 
@@ -101,6 +103,24 @@ def test_an_answer_counts_as_right_exactly_where_generation_gives_it() -> None:
     told[2, 1] += 1  # another answer
     right = score(reader, torch.nn.Identity(), Examples(visual, {"colour": told}), 1.0)
     assert right == {"colour": round(2 / 3, 4)}
+
+
+def test_a_projector_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import runpy
+
+    save = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "train_projector.py"))["save"]
+    path, state = tmp_path / "projector.safetensors", {"weight": torch.zeros(2)}
+    save(state, {"feature_layer": -2}, path)
+    before = path.read_bytes()
+    assert (tmp_path / "projector.json").is_file()
+
+    def full(draft: Path, place: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(SaintpruneError, match=r"cannot write .*No space left"):
+        save({"weight": torch.ones(2)}, {"feature_layer": -2}, path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as as_safetensors
 from torch import Tensor, nn
 
 from saintprune.errors import SaintpruneError
+from saintprune.files import write_atomically
 from saintprune.models.checkpoint import file_sha256
 from saintprune.models.loaded import LoadedModel
 
@@ -45,16 +47,25 @@ class Head:
     global_pool: str
 
 
-def attach(loaded: LoadedModel, head: str, *, model: str, dataset: str, classes: tuple[str, ...] | None) -> LoadedModel:
+def attach(
+    loaded: LoadedModel,
+    head: str,
+    *,
+    model: str,
+    dataset: str,
+    classes: tuple[str, ...] | None,
+    fit: str | None = None,
+) -> LoadedModel:
     """Give the net a classifier for the dataset's labels where it needs one; changes ``loaded.net`` in place.
 
     Args:
         loaded: The model.
-        head: ``auto`` (the committed head, if the net has no classifier), ``none`` (leave the net as it is, whatever
-            its classes: see `answers`), or a file written by `save`.
+        head: ``auto`` (the committed head, unless the net has a classifier for as many labels), ``none`` (leave the net
+            as it is, whatever its classes: see `answers`), or a file written by `save`.
         model: The model's name in the configs.
         dataset: The dataset's name.
         classes: The dataset's labels; None (unlabelled) leaves the net as it is.
+        fit: The command of `fit_command`, for messages; None is that without overrides.
 
     Raises:
         SaintpruneError: If there is no such head, it was fitted on other features, or the labels differ.
@@ -62,24 +73,20 @@ def attach(loaded: LoadedModel, head: str, *, model: str, dataset: str, classes:
     Warns:
         UserWarning: The head's record says that it was fitted on images of another size.
     """
-    if classes is None or head == "none":
+    if classes is None or head == "none" or (head == "auto" and loaded.num_classes == len(classes)):
         return loaded
-    if head == "auto" and loaded.num_classes:
-        if loaded.num_classes != len(classes):
-            raise SaintpruneError(
-                f"{model} tells {loaded.num_classes} classes apart, but dataset {dataset} has {len(classes)}; "
-                + _how_to_fit(model, dataset)
-            )
-        return loaded
+    fit = fit or _fit_command(model, dataset)
+    way_out = f"leave accuracy out with model.head=none or dataset=synthetic, or fit one: {fit}"
     path = COMMITTED / f"{model}-{dataset}.safetensors" if head == "auto" else Path(head)
     if not path.is_file():
-        missing = (
-            f"{model} has no classifier and none was fitted for {dataset}" if head == "auto" else f"no file {head}"
-        )
-        raise SaintpruneError(f"model.head={head}: {missing}; {_how_to_fit(model, dataset)}")
+        missing = f"there is no file {head}"
+        if head == "auto":
+            has = f"tells {loaded.num_classes} classes apart" if loaded.num_classes else "has no classifier"
+            missing = f"{model} {has}, and none was fitted for the {len(classes)} of dataset {dataset}"
+        raise SaintpruneError(f"model.head={head}: {missing}; {way_out}")
     fitted = read(path)
-    _check(fitted, path, loaded, dataset, classes, _how_to_fit(model, dataset))
-    _warn_of_size(path, loaded, model, dataset)
+    _check(fitted, path, loaded, dataset, classes, way_out)
+    _warn_of_size(path, loaded, model, dataset, fit)
     install(loaded.net, fitted)
     record = {"file": path.name, "sha256": file_sha256(str(path)), "dataset": fitted.dataset}
     source = {**loaded.source, "head": record}
@@ -87,7 +94,7 @@ def attach(loaded: LoadedModel, head: str, *, model: str, dataset: str, classes:
 
 
 @contextmanager
-def exchanged(loaded: LoadedModel, head: str, *, model: str, dataset: str) -> Iterator[None]:
+def exchanged(loaded: LoadedModel, head: str, *, model: str, dataset: str, fit: str | None = None) -> Iterator[None]:
     """Give the net another linear head for as long as the `with` block lasts.
 
     A head is surer of the images that it was fitted on than of others. Where that decides what a pruning costs or how
@@ -99,13 +106,14 @@ def exchanged(loaded: LoadedModel, head: str, *, model: str, dataset: str) -> It
             `save`.
         model: the model's name in the configs.
         dataset: the dataset's name.
+        fit: the command of `fit_command`; None is that without overrides.
 
     Raises:
         SaintpruneError: If there is no such head, it is for another model or other classes, or the net has no linear
             head in whose place it could stand.
     """
     path = COMMITTED / HELD_OUT / f"{model}-{dataset}.safetensors" if head == HELD_OUT else Path(head)
-    way_out = f"fit one: python scripts/fit_probe.py --model {model} --dataset {dataset} --held-out 256"
+    way_out = f"fit one: {fit or _fit_command(model, dataset)} --held-out 256"
     if not path.is_file():
         raise SaintpruneError(f"calibration.head={head}: there is no file {path}; {way_out}")
     linear, fitted = getattr(loaded.net, "head", None), read(path)
@@ -161,12 +169,31 @@ def read(path: Path) -> Head:
 
 
 def save(head: Head, path: Path, record: Mapping[str, Any]) -> None:
-    """Write the head as safetensors, and `record` as JSON beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the head as safetensors, and `record` as JSON beside it, each whole or not at all.
+
+    Raises:
+        SaintpruneError: One of them could not be written.
+    """
     metadata = {key: getattr(head, key) for key in ("model", "dataset", "features_sha256", "global_pool")}
     tensors = {"weight": head.weight.float().contiguous(), "bias": head.bias.float().contiguous()}
-    save_file(tensors, path, metadata={**metadata, "classes": json.dumps(head.classes)})
-    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    write_atomically(path, as_safetensors(tensors, {**metadata, "classes": json.dumps(head.classes)}))
+    write_atomically(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+
+
+def fit_command(cfg: Any, dataset: str) -> str:
+    """Return the command that fits a head for a run's model and data.
+
+    Args:
+        cfg: The run's config.
+        dataset: The file in conf/dataset that it chose; ``dataset.name`` may be another.
+    """
+    node, name = cfg.dataset, cfg.dataset.get("name")
+    given = {"model.checkpoint": cfg.model.get("checkpoint"), "dataset.name": None if name == dataset else name}
+    given |= {f"dataset.{key}": node.get(key) for key in ("root", "path")}
+    if "train_path" in node:  # which only few runs need
+        given["dataset.train_path"] = node.train_path or "DIR"
+    overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
+    return _fit_command(cfg.model.name, dataset, *overrides)
 
 
 def without_classifier(net: Any) -> None:
@@ -194,7 +221,7 @@ def _check(head: Head, path: Path, loaded: LoadedModel, dataset: str, classes: t
         )
 
 
-def _warn_of_size(path: Path, loaded: LoadedModel, model: str, dataset: str) -> None:
+def _warn_of_size(path: Path, loaded: LoadedModel, model: str, dataset: str, fit: str) -> None:
     """Warn where the record beside a head says that its features came from images of another size."""
     try:
         fitted = tuple(json.loads(path.with_suffix(".json").read_text())["features"]["input_size"])
@@ -204,14 +231,11 @@ def _warn_of_size(path: Path, loaded: LoadedModel, model: str, dataset: str) -> 
         size = loaded.input_size[-1]
         warnings.warn(
             f"model.head {path.name} was fitted on images of {fitted[-1]} px, but the model takes {size} px, so its"
-            f" answers are worth little. Fit one: python scripts/fit_probe.py --model {model} --dataset {dataset} --out"
-            f" FOLDER model.net.img_size={size}; then model.head=FOLDER/{model}-{dataset}.safetensors",
+            f" answers are worth little. Fit one: {fit} --out FOLDER model.net.img_size={size}; then"
+            f" model.head=FOLDER/{model}-{dataset}.safetensors",
             stacklevel=3,
         )
 
 
-def _how_to_fit(model: str, dataset: str) -> str:
-    return (
-        f"fit one: python scripts/fit_probe.py --model {model} --dataset {dataset}, "
-        "or leave accuracy out with model.head=none or dataset=synthetic"
-    )
+def _fit_command(model: str, dataset: str, *overrides: str) -> str:
+    return shlex.join(["python", "scripts/fit_probe.py", "--model", str(model), "--dataset", dataset, *overrides])

@@ -120,9 +120,19 @@ class RunRecord:
 
 
 def write_figures(path: Path, figures: dict[str, Any], indent: int = 2) -> None:
-    """Write what a script found as JSON, with the commit and the versions that determined it, whole or not at all."""
+    """Write what a script found as JSON, with the commit and the versions that determined it, whole or not at all.
+
+    Raises:
+        SaintpruneError: it could not be written, or a figure is not a finite number.
+    """
     content = figures | {"commit": source_commit(), "versions": package_versions()}
-    write_atomically(path, json.dumps(content, indent=indent) + "\n")
+    try:
+        text = json.dumps(content, indent=indent, allow_nan=False)
+    except ValueError as error:
+        raise SaintpruneError(
+            f"a figure is not a finite number, so {path} is not written: prune less, or take a wider precision"
+        ) from error
+    write_atomically(path, text + "\n")
 
 
 def source_commit() -> str | None:
