@@ -8,7 +8,6 @@ root mean square error of the logits, which tells variants apart that few images
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,12 @@ from torch import Tensor
 
 from saintprune.calibration.search import Calibrator, OutOfReach
 from saintprune.calibration.targets import Target
-from saintprune.errors import SaintpruneError
 from saintprune.parts import Parts
 from saintprune.plan import Plan, Schedule
 from saintprune.reduction.tome import ToMe
 from saintprune.reduction.ward import Ward
-from saintprune.reporting.records import write_figures
-from saintprune.workbench import open_run, outputs, training_images
+from saintprune.study_script import open_images, run_script, write_study
+from saintprune.workbench import outputs, training_images
 
 IMAGES, CALIBRATED_ON = 256, 2  # with a schedule, FLOPs are the same for every image
 EVEN, CURVED = Schedule(drop=0.9), Schedule(drop=0.9, steepness=2.2)
@@ -88,7 +86,7 @@ BUDGETS = {
 
 def main(path: Path, overrides: list[str]) -> None:
     """Measure every variant and write the record."""
-    parts = open_run("pruning=none", *overrides)
+    parts = open_images("pruning=none", *overrides)
     batches = training_images(parts, IMAGES)
     calibrator = Calibrator(parts.adapter, [batches[0][:CALIBRATED_ON]])
     unpruned = outputs(parts, batches)
@@ -98,14 +96,8 @@ def main(path: Path, overrides: list[str]) -> None:
     for flops, name, plan in track(planned, description="variants"):
         rows.append({"flops": flops, "variant": name} | measured(parts, calibrator, batches, unpruned, plan, flops))
         print(rows[-1], flush=True)
-    record = {
-        "what": "parts of pruning=ward exchanged one by one, on training images",
-        "model": parts.cfg.model.name,
-        "dataset": parts.names["dataset"],
-        "images": len(unpruned),
-        "variants": rows,
-    }
-    write_figures(path, record)
+    what = "parts of pruning=ward exchanged one by one, on training images"
+    write_study(path, parts, what, images=len(unpruned), variants=rows)
 
 
 def measured(
@@ -129,9 +121,4 @@ def measured(
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        raise SystemExit(__doc__)
-    try:
-        main(Path(sys.argv[1]), sys.argv[2:])
-    except SaintpruneError as error:
-        raise SystemExit(str(error)) from error
+    run_script(main, __doc__)

@@ -10,7 +10,6 @@ margins. No test image is looked at.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -27,8 +26,8 @@ from saintprune.calibration.targets import Target
 from saintprune.errors import SaintpruneError
 from saintprune.parts import console
 from saintprune.plan import Plan, Schedule
-from saintprune.reporting.records import write_figures
-from saintprune.workbench import open_run, outputs, training_images
+from saintprune.study_script import open_images, run_script, write_study
+from saintprune.workbench import outputs, training_images
 
 IMAGES = 256
 FIRST = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)  # FLOPs of the first pass
@@ -38,14 +37,14 @@ MARGINS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 
 def main(path: Path, overrides: list[str]) -> None:
     """Measure, print the table and write the record."""
-    parts = open_run(*overrides)
+    parts = open_images(*overrides)
     if parts.model.num_classes < 2:
         raise SaintpruneError(
             "a cascade asks how sure a classifier is, but this network gives features: see model.head"
         )
     batches = training_images(parts, IMAGES)
     calibrator = Calibrator(parts.adapter, batches[:1])
-    once = replace(parts.plan, defer=None)
+    once = replace(parts.plan, defer=None, second=None)
     unpruned = outputs(parts, batches)
     rows: list[dict[str, Any]] = []
     for first, plan in track(list(firsts(once)), description="first passes", console=console):
@@ -57,15 +56,8 @@ def main(path: Path, overrides: list[str]) -> None:
                 continue
         cost, pruned = calibrator.measure(plan, timed=False).flops, outputs(parts, batches, plan)
         rows += [first | cascade(cost, margin, pruned, unpruned) for margin in MARGINS]
-    record = {
-        "what": "cost (share of the unpruned FLOPs, both passes) and same answers of a cascade, on training images",
-        "model": parts.cfg.model.name,
-        "dataset": parts.names["dataset"],
-        "pruning": parts.names["pruning"],
-        "images": len(unpruned),
-        "rows": rows,
-    }
-    write_figures(path, record)
+    what = "cost (share of the unpruned FLOPs, both passes) and same answers of a cascade, on training images"
+    write_study(path, parts, what, images=len(unpruned), rows=rows)
     show(rows)
 
 
@@ -116,9 +108,4 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        raise SystemExit(__doc__)
-    try:
-        main(Path(sys.argv[1]), sys.argv[2:])
-    except SaintpruneError as error:
-        raise SystemExit(str(error)) from error
+    run_script(main, __doc__)

@@ -10,7 +10,6 @@ heads are too sure of the images that they were fitted on. No test image is look
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ from saintprune.errors import SaintpruneError
 from saintprune.models import heads, probe
 from saintprune.parts import Parts, console
 from saintprune.plan import Plan
-from saintprune.reporting.records import write_figures
-from saintprune.workbench import open_run, outputs
+from saintprune.study_script import open_images, run_script, write_study
+from saintprune.workbench import outputs
 
 BUDGETS = (0.24, 0.27, 0.3, 0.34, 0.4, 0.45, 0.5)  # FLOPs of all passes
 MARGINS = (0.1, 0.15, 0.2, 0.25, 0.3)  # below which the second answer is not believed
@@ -45,7 +44,7 @@ class Look:
 
 def main(path: Path, overrides: list[str]) -> None:
     """Measure, print the table and write the record."""
-    parts = open_run(*overrides)
+    parts = open_images(*overrides)
     if len(parts.plan.looks) != 2:
         raise SaintpruneError("the plan has no second to compare: take pruning=glance_then_ward")
     heads.without_classifier(parts.adapter.net)  # another stands for each fold
@@ -70,32 +69,32 @@ def main(path: Path, overrides: list[str]) -> None:
             row, answers = within(budget, *way)
             rows.append({"second": name, "corrected_on": number, **row, **worth(answers, whole, labels)})
     right = whole.output.argmax(1) == labels
-    record = {
-        "what": "same answers and accuracy of cascades at equal FLOPs, on training images with cross-fitted heads",
-        "model": parts.cfg.model.name,
-        "dataset": parts.names["dataset"],
-        "pruning": parts.names["pruning"],
-        "images": len(labels),
-        "l2": l2,
-        "unpruned_accuracy": right.double().mean().item(),
-        "rows": rows,
-    }
-    write_figures(path, record)
-    show(record)
+    what = "same answers and accuracy of cascades at equal FLOPs, on training images with cross-fitted heads"
+    accuracy = right.double().mean().item()
+    write_study(path, parts, what, images=len(labels), l2=l2, unpruned_accuracy=accuracy, rows=rows)
+    show(rows, accuracy)
 
 
 def labelled(parts: Parts) -> tuple[list[Tensor], Tensor]:
-    """Return all training images, in whole batches, and their labels."""
+    """Return all training images, in whole batches [B, C, H, W] on the run's device, and their labels [images].
+
+    Raises:
+        SaintpruneError: there are no labels.
+    """
+    if parts.data.classes is None:
+        raise SaintpruneError(f"dataset={parts.names['dataset']} has no labels to fit heads on")
     batches = list(parts.data.train_dataloader())
     full = [batch for batch in batches if len(batch[1]) == len(batches[0][1])]
-    return [images for images, _ in full], torch.cat([labels for _, labels in full])
+    images = [images.to(parts.device, parts.hardware.dtype) for images, _ in full]
+    return images, torch.cat([labels for _, labels in full])
 
 
 def see(parts: Parts, plans: list[Plan], images: list[Tensor], labels: Tensor) -> tuple[list[Look], float]:
     """Return the features that each plan and the unpruned network give, and the penalty of heads on them."""
     calibrator = Calibrator(parts.adapter, images[:1], classifies=False)
     costs = [*(calibrator.measure(plan, timed=False).flops for plan in plans), 1.0]
-    features = [outputs(parts, images, plan).clone() for plan in (*plans, None)]  # clone: the fit differentiates
+    # clone: the fit differentiates; on the CPU, as the labels are
+    features = [outputs(parts, images, plan).clone().cpu() for plan in (*plans, None)]
     return [Look(*look) for look in zip(features, costs, strict=True)], probe.choose_l2(features[-1], labels)[0]
 
 
@@ -162,13 +161,13 @@ def worth(answers: Tensor, unpruned: Look, labels: Tensor) -> dict[str, float]:
     return {"agreement": same.double().mean().item(), "accuracy": (answers == labels).double().mean().item()}
 
 
-def show(record: dict[str, Any]) -> None:
+def show(rows: list[dict[str, Any]], unpruned: float) -> None:
     """Print same answers and accuracy, a row per way to answer and a column per budget."""
-    table = Table(title=f"same answers, accuracy (unpruned {record['unpruned_accuracy']:.1%}) by share of the FLOPs")
+    table = Table(title=f"same answers, accuracy (unpruned {unpruned:.1%}) by share of the FLOPs")
     for name in ("second pass", *(f"{budget:g}" for budget in BUDGETS)):
         table.add_column(name, justify="right")
     ways: dict[str, list[str]] = {}
-    for row in record["rows"]:
+    for row in rows:
         third = f", below {row['second_margin']:g} a third" if row["second_margin"] else ""
         on = {0: "", None: ", corrected on all"}.get(row["corrected_on"], f", corrected on {row['corrected_on']}")
         ways.setdefault(row["second"] + third + on, []).append(f"{row['agreement']:.1%}, {row['accuracy']:.1%}")
@@ -178,9 +177,4 @@ def show(record: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        raise SystemExit(__doc__)
-    try:
-        main(Path(sys.argv[1]), sys.argv[2:])
-    except SaintpruneError as error:
-        raise SystemExit(str(error)) from error
+    run_script(main, __doc__)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from saintprune.analysis.curves import Curves
 from saintprune.analysis.report import part_figures
@@ -23,11 +24,8 @@ from saintprune.reporting.records import source_commit
 
 def main(folder: Path) -> None:
     """Judge one run."""
-    record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    settings, old = record["config"]["analysis"], read_stages(folder / "stages.yaml")
-    parts = [
-        part_of(folder / "curves" / name.replace("/", "-"), settings["draws"], record["seed"]) for name in old["parts"]
-    ]
+    (record, draws, seed), old = record_in(folder), read_stages(folder / "stages.yaml")
+    parts = [part_of(folder / "curves" / name.replace("/", "-"), draws, seed) for name in old["parts"]]
     content = stages_content(
         [part.verdict for part in parts],
         [part.raw for part in parts],
@@ -43,6 +41,21 @@ def main(folder: Path) -> None:
     write_stages(folder / "stages.yaml", content)
     write_atomically(folder / "metrics.json", json.dumps(record, indent=2) + "\n")
     (folder / "analysis.html").unlink(missing_ok=True)
+
+
+def record_in(folder: Path) -> tuple[dict[str, Any], int, int]:
+    """Return the record of a run of task=analyze, its number of draws and its seed.
+
+    Raises:
+        SaintpruneError: there is none, or it is of something else.
+    """
+    path = folder / "metrics.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return record, record["config"]["analysis"]["draws"], record["seed"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise SaintpruneError(f"{path} is no record of task=analyze ({reason}): run it again") from error
 
 
 def part_of(folder: Path, draws: int, seed: int) -> Part:

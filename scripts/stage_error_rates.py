@@ -9,7 +9,6 @@ monotone.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -17,13 +16,16 @@ from rich.progress import track
 
 from saintprune.analysis.stages import find_stages
 from saintprune.analysis.synthetic import SHAPES, Noise, planted, without_stages
+from saintprune.errors import SaintpruneError
 from saintprune.reporting.records import write_figures
+from saintprune.study_script import run_script
 
 DEPTHS, NOISES, DRAWS = (12, 24, 30), (0.05, 0.15, 0.3), 99
 
 
-def main(path: Path, seeds: int) -> None:
+def main(path: Path, arguments: list[str]) -> None:
     """Try all depths, irregularities and shapes, and write the rates."""
+    seeds = seeds_of(arguments)
     rates = []
     for layers in DEPTHS:
         for noise in NOISES:
@@ -37,6 +39,19 @@ def main(path: Path, seeds: int) -> None:
         "rates": rates,
     }
     write_figures(path, record, indent=1)
+
+
+def seeds_of(arguments: list[str]) -> int:
+    """Return how many seeds to try.
+
+    Raises:
+        SaintpruneError: the arguments are no such number.
+    """
+    if not arguments:
+        return 200
+    if len(arguments) > 1 or not arguments[0].isdecimal() or int(arguments[0]) < 1:
+        raise SaintpruneError(f"SEEDS is {' '.join(arguments)}, but must be one number of at least 1")
+    return int(arguments[0])
 
 
 def with_stages(layers: int, noise: float, seeds: int) -> dict[str, float]:
@@ -61,7 +76,5 @@ def no(shape: str, layers: int, noise: float, seeds: int) -> float:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) == 3 else 200)
+    run_script(main, __doc__)
