@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from saintprune.errors import SaintpruneError
+from saintprune.files import write_atomically
 from saintprune.reporting.cells import percent
 from saintprune.reporting.records import RunRecord
 
@@ -52,14 +53,15 @@ def recorded(experiment: str, root: Path = RECORDS) -> Records:
 
 
 def value(expression: str, records: Records) -> Any:
-    """Return what "MODEL PRUNING FIGURE", or "… - …" or "… / …" of two of them, is; None where a record lacks.
+    """Return what "MODEL PRUNING FIGURE", or "… - …" or "… / …" of two of them, is.
 
+    None where a record lacks, and of a ratio to 0.
     !PRUNING is the best of all prunings but this one.
     """
     for sign in (" - ", " / "):
         if sign in expression:
             first, second = (value(part, records) for part in expression.split(sign))
-            if first is None or not second:
+            if first is None or second is None or (sign == " / " and not second):
                 return None
             return first - second if sign == " - " else first / second
     model, pruning, figure = expression.split(" ")
@@ -117,7 +119,7 @@ def main() -> None:
     if "--check" in arguments and after != before:
         raise SystemExit(f"{PAGE.name} differs from its records: python scripts/experiments_table.py")
     if after != before:
-        PAGE.write_text(after, encoding="utf-8")
+        write_atomically(PAGE, after)
 
 
 if __name__ == "__main__":

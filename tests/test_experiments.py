@@ -109,3 +109,7 @@ def test_records_fill_the_table(tmp_path, monkeypatch, capsys):
     records = {("vit_h14", "saint"): record("saint", 0.8, analysis={"sensitivity": sensitivity})}
     assert page.value("vit_h14 saint early_minus_late", records) == pytest.approx(0.02)
     assert page.value("vit_h14 saint no.such", records) is None
+    records["vit_h14", "tome"] = record("tome", 0.88)
+    minus, over = (f"vit_h14 saint delta.accuracy {sign} vit_h14 tome delta.accuracy" for sign in "-/")
+    assert page.value(minus, records) == pytest.approx(-0.08), "nothing lost is a figure, too"
+    assert page.value(over, records) is None
