@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,10 +26,11 @@ def command(*arguments, cwd=ROOT):
 
 @pytest.mark.parametrize("option", [["--cfg", "job"], ["--help"]])
 def test_answers_without_loading_torch(option):
-    started = time.perf_counter()
-    done = command(*option)
-    assert done.returncode == 0 and "Traceback" not in done.stderr
-    assert time.perf_counter() - started < 10  # 0.6 s on a quiet machine; torch alone takes longer than that to load
+    told = [sys.executable, "-X", "importtime", "run.py", *option]
+    done = subprocess.run(told, cwd=ROOT, capture_output=True, text=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and "saintprune.cli" in loaded
+    assert not loaded & {"torch", "timm", "lightning", "transformers"}
 
 
 def test_help_is_for_newcomers():
@@ -74,11 +74,12 @@ def test_a_run_is_named_by_what_was_changed(overrides, label):
     assert names_of(found) == {"dataset": "elpv", "pruning": label}
 
 
-def test_a_sweep_ends_with_a_table_and_a_figure(tmp_path):
+def test_a_sweep_ends_with_a_table(tmp_path):
     done = command("-m", *SMALL, "pruning=random,tome", "task=benchmark", f"hydra.sweep.dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "random" in done.stdout and "tome" in done.stdout
-    assert len(list(tmp_path.glob("*/metrics.json"))) == 2 and not (tmp_path / "sweep.png").exists()
+    assert len(list(tmp_path.glob("*/metrics.json"))) == 2
+    assert not (tmp_path / "sweep.png").exists(), "there is no accuracy to draw"
 
 
 def test_a_mistake_in_one_job_does_not_stop_the_others(tmp_path):

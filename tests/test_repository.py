@@ -80,7 +80,7 @@ def test_pure_maths_imports_torch_and_nothing_else(package: str, allowed: set[st
     assert {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names} == allowed
 
 
-@pytest.mark.parametrize("module", ["saintprune", "saintprune.config"])
+@pytest.mark.parametrize("module", ["saintprune", "saintprune.config", "saintprune.cli"])
 def test_import_is_light(module: str) -> None:
     heavy = {"torch", "timm", "lightning", "transformers"}
     code = f"import sys, {module}; print(*sorted({heavy} & set(sys.modules)))"
