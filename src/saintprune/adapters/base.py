@@ -17,9 +17,9 @@ from saintprune.adapters import spread
 from saintprune.adapters.borrow import borrow, patch, refuse_other_sites, refuse_several_devices
 from saintprune.adapters.cascade import deferring, not_here
 from saintprune.adapters.head import check_correction, correct
-from saintprune.adapters.observed import ObservedBlock
+from saintprune.adapters.observed import Observed, ObservedBlock
 from saintprune.adapters.resize import not_resized, shrink_what_enters
-from saintprune.adapters.run import Observed, PrunedRun, TokenStream, check_thread
+from saintprune.adapters.run import PrunedRun, TokenStream, check_thread
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan, Step
 

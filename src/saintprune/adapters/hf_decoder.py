@@ -18,6 +18,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from saintprune.adapters.borrow import borrow, patch, refuse_other_sites, refuse_several_devices
+from saintprune.adapters.decoder_inputs import gathered_ids, prompt_of, visual_of
 from saintprune.adapters.decoder_run import DecoderRun, View
 from saintprune.adapters.kv_cache import KeyTap, PrunedLayer, adopt, check_grows, joined
 from saintprune.adapters.run import check_thread, mean_length
@@ -144,14 +145,14 @@ class HFDecoder:
             if inputs_embeds is None:
                 inputs_embeds = cast(Tensor, self.net.get_input_embeddings()(input_ids))
             seen = 0 if past_key_values is None else past_key_values.get_seq_length()
-            prompt = _prompt(inputs_embeds, attention_mask, position_ids, seen)
+            prompt = prompt_of(inputs_embeds, attention_mask, position_ids, seen)
             if past_key_values is not None:
                 earlier = None if attention_mask is None else attention_mask[:, :seen]
                 adopt(past_key_values, self.depth, run, earlier)
             entry = self._enter(run, prompt, inputs_embeds, merging, seen)
             if entry is not None:
                 (inputs_embeds,) = taken(entry.keep, inputs_embeds)
-                position_ids = _gathered_ids(position_ids, entry, seen, prompt)
+                position_ids = gathered_ids(position_ids, entry, seen, prompt)
             output = original(
                 attention_mask=inputs_embeds.new_empty(1, 1, 1, 1),  # taken as it is, read by none: layers make theirs
                 position_ids=position_ids,
@@ -168,7 +169,7 @@ class HFDecoder:
 
     def _enter(self, run: DecoderRun, prompt: Prompt, embeds: Tensor, merging: bool, seen: int) -> Reduction | None:
         """Find the images of a pass and take out what earlier sites dropped; return that step, None if nothing."""
-        entry, visual = None, _visual_of(prompt, run.visual)
+        entry, visual = None, visual_of(prompt, run.visual)
         prompt.text = mean_length(prompt.lengths())
         if visual is not None:
             prompt.spans = find_spans(visual, run.image_lengths, merging, embeds.device)
@@ -323,55 +324,6 @@ class _Past:
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
         """Return (tokens to attend to, offset)."""
         return self.length + query_length, 0
-
-
-def _visual_of(prompt: Prompt, visual: Tensor | None) -> Tensor | None:
-    """Return [B, T] bool: the image tokens of a pass, given those of the prompts; None where it has another length.
-
-    Raises:
-        SaintpruneError: the pass has their length, but its batch is no multiple of theirs.
-    """
-    if visual is None or visual.shape[1:] != (prompt.entered,):
-        return None
-    repeats, rest = divmod(prompt.batch, len(visual))
-    if rest or not repeats:
-        raise SaintpruneError(
-            f"visual marks the image tokens of {len(visual)} prompts, but this pass has {prompt.batch} of their length,"
-            f" {prompt.entered} tokens: give it one row for each prompt"
-        )
-    return visual if repeats == 1 else visual.repeat_interleave(repeats, dim=0)
-
-
-def _prompt(embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, seen: int) -> Prompt:
-    """Return the bookkeeping of a pass that follows `seen` tokens."""
-    batch, length = embeds.shape[:2]
-    if attention_mask is not None and (not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2):
-        raise SaintpruneError("pruning needs attention_mask as (batch, tokens), 0 for padding, not a ready-made one")
-    if attention_mask is None and not seen and _begins_anew(position_ids):
-        raise SaintpruneError(
-            "position_ids begin anew inside a sequence: pruning does not support several sequences packed into one"
-        )
-    valid = None if attention_mask is None else attention_mask[:, -length:].to(embeds.device, torch.bool)
-    if valid is not None and bool(valid.all()):
-        valid = None
-    return Prompt(batch, length, length, embeds.device, valid)
-
-
-def _begins_anew(position_ids: Tensor | None) -> bool:
-    """Return whether positions fall inside a sequence; those of image grids (mRoPE) do so by nature, text's do not."""
-    if position_ids is None or (position_ids.ndim == 3 and len(position_ids) != 4):
-        return False
-    line = position_ids[0] if position_ids.ndim == 3 else position_ids  # 4 rows: those of the text, then the grid's
-    return bool((line.diff(dim=-1) < 0).any())
-
-
-def _gathered_ids(position_ids: Tensor | None, entry: Reduction, seen: int, prompt: Prompt) -> Tensor:
-    """Return the position ids [..., B, M] of what is left, from those of the prompt [..., B or 1, T]."""
-    if position_ids is None:
-        position_ids = torch.arange(seen, seen + prompt.entered, device=prompt.device)[None]
-    shape = (*position_ids.shape[:-2], prompt.batch, position_ids.shape[-1])
-    keep = entry.keep.expand(*shape[:-1], -1)
-    return position_ids.to(prompt.device).expand(shape).gather(-1, keep)
 
 
 def _count(cache_: Any, tokens: int, visual: bool) -> None:

@@ -23,8 +23,9 @@ from transformers.models.vit.modeling_vit import ViTForImageClassification, ViTL
 
 from saintprune.adapters.base import ViTAdapter
 from saintprune.adapters.borrow import patch
+from saintprune.adapters.observed import Observed
 from saintprune.adapters.resize import whole_patches
-from saintprune.adapters.run import Observed, PrunedRun, TokenStream
+from saintprune.adapters.run import PrunedRun, TokenStream
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan, Step
 

@@ -1,7 +1,8 @@
-"""A block that is watched for what comes after the tower, whether or not it is pruned."""
+"""What is observed of attention: what hooks catch, and a block that is watched for what comes after the tower."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass
@@ -10,7 +11,64 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saintprune.adapters.run import Observed, PrunedRun, TokenStream
+from saintprune import kernels
+from saintprune.adapters.run import PrunedRun, TokenStream
+
+
+@dataclass(eq=False)
+class Observed:
+    """What hooks caught of one attention layer.
+
+    Attributes:
+        scale: of the logits.
+        query: [B, heads, 1, width], the query row (see `head_attention`).
+        key: [B, heads, N, width].
+        value: returns the values, [B, heads, N, width].
+    """
+
+    scale: float
+    query: Tensor | None = None
+    key: Tensor | None = None
+    value: Callable[[], Tensor] | None = None
+
+    def mean_keys(self) -> Tensor:
+        """Return [B, N, C] float32: the keys averaged over heads."""
+        assert self.key is not None
+        return self.key.mean(1, dtype=torch.float32)  # (b, h, n, c) -> (b, n, c)
+
+    def head_keys(self) -> Tensor:
+        """Return [B, heads, N, C]: the keys, of the network's type."""
+        assert self.key is not None
+        return self.key
+
+    def attention(self, stream: TokenStream) -> Tensor:
+        """Recompute one row of attention, [B, N]: what the query row gives to each token, averaged over heads."""
+        return self.head_attention(stream).mean(1)
+
+    def head_attention(self, stream: TokenStream) -> Tensor:
+        """Recompute one row of attention, [B, heads, N]: what the query row gives to each token in each head.
+
+        The query row is the first token's where there is a special one, else the mean of all queries.
+        """
+        assert self.key is not None and self.query is not None
+        if kernels.usable(self.key):
+            logits = kernels.products(self.query, self.key)
+        else:
+            logits = (self.query.float() * self.key.float()).sum(-1)  # a product of one row is slow as a matrix product
+        logits = logits[:, :, None] * self.scale  # (b, h, 1, n)
+        mask = stream.attention_mask(torch.float32)
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+        return logits.softmax(-1)[:, :, 0]
+
+    def value_norms(self) -> Tensor:
+        """Return [B, heads, N] float32: the L2 norms of the values."""
+        assert self.value is not None
+        return self.value().float().norm(dim=-1)
+
+    def forget(self) -> None:
+        """Free the tensors: they hold the memory of the whole qkv projection."""
+        self.query = self.key = self.value = None
 
 
 @dataclass(eq=False)

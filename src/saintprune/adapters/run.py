@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saintprune import kernels
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Step
 from saintprune.reduction import LayerState, Reduction
 
 if TYPE_CHECKING:
+    from saintprune.adapters.observed import Observed
     from saintprune.adapters.spread import Spreading
 
 
@@ -260,62 +260,6 @@ class PrunedRun:
     def _entered(self) -> int:
         """Tokens of a sample before the first block."""
         return self.current.patches_at_entry + self.current.prefix
-
-
-@dataclass(eq=False)
-class Observed:
-    """What hooks caught of one attention layer.
-
-    Attributes:
-        scale: of the logits.
-        query: [B, heads, 1, width], the query row (see `head_attention`).
-        key: [B, heads, N, width].
-        value: returns the values, [B, heads, N, width].
-    """
-
-    scale: float
-    query: Tensor | None = None
-    key: Tensor | None = None
-    value: Callable[[], Tensor] | None = None
-
-    def mean_keys(self) -> Tensor:
-        """Return [B, N, C] float32: the keys averaged over heads."""
-        assert self.key is not None
-        return self.key.mean(1, dtype=torch.float32)  # (b, h, n, c) -> (b, n, c)
-
-    def head_keys(self) -> Tensor:
-        """Return [B, heads, N, C]: the keys, of the network's type."""
-        assert self.key is not None
-        return self.key
-
-    def attention(self, stream: TokenStream) -> Tensor:
-        """Recompute one row of attention, [B, N]: what the query row gives to each token, averaged over heads."""
-        return self.head_attention(stream).mean(1)
-
-    def head_attention(self, stream: TokenStream) -> Tensor:
-        """Recompute one row of attention, [B, heads, N]: what the query row gives to each token in each head.
-
-        The query row is the first token's where there is a special one, else the mean of all queries.
-        """
-        assert self.key is not None and self.query is not None
-        if kernels.usable(self.key):
-            logits = kernels.products(self.query, self.key)
-        else:
-            logits = (self.query.float() * self.key.float()).sum(-1)  # a product of one row is slow as a matrix product
-        logits = logits[:, :, None] * self.scale  # (b, h, 1, n)
-        mask = stream.attention_mask(torch.float32)
-        if mask is not None:
-            logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
-        return logits.softmax(-1)[:, :, 0]
-
-    def value_norms(self) -> Tensor:
-        """Return [B, heads, N] float32: the L2 norms of the values."""
-        assert self.value is not None
-        return self.value().float().norm(dim=-1)
-
-    def forget(self) -> None:
-        """Free the tensors: they hold the memory of the whole qkv projection."""
-        self.query = self.key = self.value = None
 
 
 def choose(step: Step, state: LayerState) -> Reduction:

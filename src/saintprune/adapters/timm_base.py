@@ -16,7 +16,8 @@ from torch.nn.functional import linear
 
 from saintprune.adapters.base import ViTAdapter
 from saintprune.adapters.borrow import patch
-from saintprune.adapters.run import Observed, PrunedRun
+from saintprune.adapters.observed import Observed
+from saintprune.adapters.run import PrunedRun
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan
 from saintprune.reduction.baselines import KeepAll

@@ -17,11 +17,18 @@ from saintprune.adapters.cascade import not_here
 from saintprune.adapters.decoder_run import DecoderRun
 from saintprune.adapters.head import not_corrected
 from saintprune.adapters.hf_decoder import DROPPED, HFDecoder
-from saintprune.adapters.instruction import Instruction
 from saintprune.adapters.projector import Projection
 from saintprune.adapters.resize import not_resized
 from saintprune.adapters.run import LayerEvent, PrunedRun
 from saintprune.adapters.vlm_families import check_vision, family_of, last_read_block, tower_of, why_whole
+from saintprune.adapters.vlm_prompts import (
+    check_counts,
+    check_no_placeholders,
+    image_places,
+    instruction,
+    reading,
+    reading_whole,
+)
 from saintprune.errors import SaintpruneError
 from saintprune.plan import Plan
 
@@ -152,13 +159,13 @@ class VLM:
                 run.vision = undo.enter_context(self.tower.pruned(Plan(vision), timed=timed, recorded=recorded))
                 self._spread_features(undo, run.vision)
             if between is not None:
-                run.projection = Projection(between, timed, recorded, instruct=self._instruction)
+                run.projection = Projection(between, timed, recorded, instruct=partial(instruction, self.net))
                 if watching:
                     run.projection.importance = self._importance(undo, run.vision, between.name)
                 if run.projection.relates and hasattr(self.net, "generate"):
-                    patch(undo, self.net, "generate", self._generate(run.projection))
+                    patch(undo, self.net, "generate", reading(self.net, run.projection))
             if plan.stages and hasattr(self.net, "generate"):
-                patch(undo, self.net, "generate", self._whole_prompts())
+                patch(undo, self.net, "generate", reading_whole(self.net))
             patch(undo, self.core, "get_image_features", self._features_forward(run))
             thinned = any(stage.site != "language" for stage in plan.stages.values())
             patch(undo, self.core, "forward", self._core_forward(run, thinned))
@@ -250,7 +257,7 @@ class VLM:
                     features = [tile for sample in features for tile in sample.split(self.core.image_seq_len)]
                 output.pooler_output = run.projection.apply(features, arguments)
             run.decoder.image_lengths = [len(feature) for feature in output.pooler_output]
-            self._check_counts(run)
+            check_counts(self.net, run.decoder)
             return output
 
         return forward
@@ -274,14 +281,14 @@ class VLM:
             cached = given.get("past_key_values", more.get("past_key_values"))
             prefill = cached is None or cached.get_seq_length() == 0
             # read before the tower begins: later, to read would wait for it
-            visual = self._visual(given).cpu() if has_images or prefill else None
+            visual = image_places(self.net, given).cpu() if has_images or prefill else None
             run.decoder.visual, run.decoder.image_lengths = (visual if has_images else None), None
             run.decoder.gaps = thinned or encoded is not None  # which may come from another plan
             if encoded is not None:
                 run.decoder.image_lengths = [len(feature) for feature in encoded.pooler_output]
-            self._check_counts(run)
+            check_counts(self.net, run.decoder)
             if prefill and not has_images:
-                self._check_no_placeholders(visual)
+                check_no_placeholders(self.net, visual)
                 run.forget_images()
             try:
                 with run.reading(given) if given.get("pixel_values") is not None else nullcontext():
@@ -290,80 +297,3 @@ class VLM:
                 run.decoder.visual = None
 
         return forward
-
-    def _generate(self, projection: Projection) -> Callable[..., Any]:
-        """Return a `generate` that tells the projector the prompts: it encodes images before any forward pass."""
-        original = self.net.generate
-
-        @wraps(original)
-        def generate(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-            given = {name: kwargs.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask")}
-            given["input_ids"] = inputs if given["input_ids"] is None else given["input_ids"]
-            if given["input_ids"] is None and given["inputs_embeds"] is None:
-                return original(inputs, *args, **kwargs)
-            pad, ids = self.net.generation_config.pad_token_id, given["input_ids"]
-            if given["attention_mask"] is None and ids is not None and pad is not None:
-                given["attention_mask"] = ids != pad  # as generate guesses it
-            cached = kwargs.get("past_key_values")
-            with projection.reading(given, 0 if cached is None else cached.get_seq_length()):
-                return original(inputs, *args, **kwargs)
-
-        return generate
-
-    def _whole_prompts(self) -> Callable[..., Any]:
-        """Return a `generate` that refuses to read images in chunks: each would be pruned as a prompt of its own."""
-        original = self.net.generate
-
-        @wraps(original)
-        def generate(inputs: Any = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
-            name = "prefill_chunk_size"
-            own, default = (getattr(config, name, None) for config in (generation_config, self.net.generation_config))
-            chunk = kwargs.get(name, own or default)
-            images = kwargs.get("pixel_values") is not None or bool(kwargs.get("mm_encoder_outputs"))
-            if chunk is not None and images:
-                raise SaintpruneError(
-                    f"{name}={chunk} would cut images in parts that are pruned apart: use {name}=None for prompts with"
-                    " images"
-                )
-            return original(inputs, generation_config, *args, **kwargs)
-
-        return generate
-
-    def _instruction(self, given: Mapping[str, Any], seen: int) -> Instruction:
-        """Return the prompts among the arguments of a call, without the `seen` tokens that a cache holds already."""
-        embeds, mask = given.get("inputs_embeds"), given.get("attention_mask")
-        if embeds is None:
-            tokens, embed = given["input_ids"][:, seen:], self.net.get_input_embeddings()
-            visual = self._visual({"input_ids": tokens})
-        else:
-            tokens, embed = embeds[:, seen:], nn.Identity()
-            visual = self._visual({"inputs_embeds": tokens})
-        return Instruction(partial(embed, tokens), visual, None if mask is None else mask[:, -visual.shape[1] :].bool())
-
-    def _visual(self, given: dict[str, Any]) -> Tensor:
-        """Return [B, T] bool: the places of image tokens in the prompts."""
-        token = self.net.config.image_token_id
-        if given.get("input_ids") is not None:
-            return given["input_ids"] == token
-        embeds = given["inputs_embeds"]
-        return (embeds == self.net.get_input_embeddings()(torch.tensor(token, device=embeds.device))).all(-1)
-
-    def _check_counts(self, run: VLMRun) -> None:
-        """Raise where the prompts' placeholders and the images' tokens differ in number."""
-        visual, lengths = run.decoder.visual, run.decoder.image_lengths
-        if visual is None or lengths is None:
-            return
-        wanted, given = int(visual.sum()), sum(lengths)
-        if wanted != given:
-            raise SaintpruneError(
-                f"the prompts have {wanted} image placeholders (token {self.net.config.image_token_id}), but the"
-                f" {len(lengths)} image(s) given make {given} tokens: let the model's own processor make prompts and"
-                " images together"
-            )
-
-    def _check_no_placeholders(self, visual: Tensor | None) -> None:
-        if visual is not None and bool(visual.any()):
-            raise SaintpruneError(
-                f"the prompts have {int(visual.sum())} image placeholders (token {self.net.config.image_token_id}), but"
-                " no image was given: pass pixel_values, or leave the placeholders out"
-            )
