@@ -26,7 +26,6 @@ from saintprune.reporting.results import Row, read_rows, target_of
 from saintprune.reporting.tables import layers_line
 
 OURS = "ward"
-PAGES = ("README.md", "docs/cascade.md", "docs/correction.md", "docs/findings.md", "docs/glance.md", "docs/ward.md")
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(
     r"(<!-- results: (\S+)(?: by (share|selecting|speed|pairs)(?: of (\w+))?)? -->\n).*?(<!-- /results -->)", re.DOTALL
@@ -124,9 +123,9 @@ def shares_table(folder: Path, records: dict[str, RunRecord]) -> str:
 
 
 def place(record: RunRecord) -> str:
-    """Return where a pruning of a single stage takes tokens away."""
-    (stage,) = record.config["pruning"]["stages"].values()
-    return PLACES[stage["site"]]
+    """Return where a pruning takes tokens away."""
+    sites = [stage["site"] for stage in record.config["pruning"]["stages"].values()]
+    return " and ".join(name for site, name in PLACES.items() if site in sites)
 
 
 def share_cell(cell: list[Row], records: dict[str, RunRecord]) -> str:
@@ -174,13 +173,13 @@ def caption(records: list[RunRecord]) -> str:
 
 def main() -> None:
     """Rewrite or check the pages."""
-    for page in (ROOT / name for name in PAGES):
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         before = page.read_text()
         after = MARKED.sub(
             lambda found: found[1] + table(ROOT / "docs" / "records" / found[2], found[3], found[4]) + found[5], before
         )
         if "--check" in sys.argv and after != before:
-            raise SystemExit(f"{page.name} differs from its records: python scripts/results_table.py")
+            raise SystemExit(f"{page.relative_to(ROOT)} differs from its records: python scripts/results_table.py")
         if after != before:
             page.write_text(after)
 
