@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.version import VersionBase
 
 from saintprune import config
 from saintprune.config import compose_run, config_dir, config_file, names_in, own_config_dir, refuse_overrides
@@ -19,6 +21,14 @@ def installed(tmp_path, monkeypatch):
     folder = tmp_path / "saintprune_conf"
     monkeypatch.setattr(config, "own_config_dir", lambda: folder)
     return folder
+
+
+def test_a_program_with_hydra_of_its_own_goes_on(tmp_path):
+    (tmp_path / "theirs.yaml").write_text("answer: 42\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.2"):
+        base = VersionBase.instance().getbase()
+        assert compose_run(["pruning=tome"])[1]["pruning"] == "tome"
+        assert compose("theirs").answer == 42 and VersionBase.instance().getbase() == base
 
 
 def test_in_a_checkout_all_is_in_conf():

@@ -39,10 +39,27 @@ def test_layers_as_shares_of_the_depth():
     assert Stage("vision", [0.29], Saint()).resolve(100) == (29,)
 
 
-@pytest.mark.parametrize(("layers", "message"), [([5], "0..4"), ("2:7", "5 blocks"), ("3:3", "none of 5 blocks")])
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [([5], "0..4"), ("2:7", "5 blocks"), ("3:3", "none of 5 blocks"), ([], "none of 5 blocks")],
+)
 def test_layers_that_are_not_there(layers, message):
     with pytest.raises(SaintpruneError, match=message):
         Stage("vision", layers, Saint()).resolve(5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"layers": ["3"]}, "layers has '3', but a list holds numbers"),
+        ({"layers": [True]}, "layers has True"),
+        ({"schedule": {"drop": 0.5}}, r"schedule is \{'drop': 0.5\}, but must be a schedule"),
+        ({"schedule": 0.5}, "schedule is 0.5"),
+    ],
+)
+def test_values_of_another_kind_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Stage(**{"site": "vision", "layers": "all", "method": Saint(), **values})
 
 
 def test_schedule_drops_evenly():

@@ -104,6 +104,22 @@ def test_a_vision_language_model_is_calibrated_on_prompts() -> None:
     assert sum(pruned.tokens_per_layer) == pytest.approx(measured.tokens * 16 * 6)
 
 
+@pytest.mark.parametrize(("name", "layers"), [("random_projector", 1), ("drop50/random_vision", 2)])
+def test_out_of_reach_counts_the_layers_of_the_stage(name, layers) -> None:
+    net = vlm_families.build("llava")
+    with pytest.raises(SaintpruneError, match=f"out of reach.* on {layers} layers"):
+        prune(net, name, flops=0.001, images=vlm_families.inputs("llava", net))
+
+
+def test_prompts_that_are_padded_on_the_right_are_refused() -> None:
+    net = vlm_families.build("llava")
+    inputs = dict(vlm_families.inputs("llava", net))
+    inputs["attention_mask"] = inputs["attention_mask"].flip(1)
+    assert not inputs["attention_mask"][:, -1].all(), "else nothing is padded"
+    with pytest.raises(SaintpruneError, match="padding_side = 'left'"):
+        prune(net, "random_language", tokens=0.6, images=inputs)
+
+
 def test_drop_keeps_the_shape_of_the_schedule(net) -> None:
     with prune(net, "ward", drop=0.5) as pruned:
         assert pruned.plan.stages["vision"].schedule == Schedule(drop=0.5, steepness=2.2)
@@ -158,6 +174,11 @@ def test_noise_is_pointed_out(net) -> None:
         assert pruned.calibrated.measured.flops <= 0.7
     with pytest.warns(UserWarning, match="tokens are unlike those of pictures"):
         prune(net, "saint", flops=0.7).restore()
+
+
+def test_the_numbers_of_a_plan_are_the_callers(net, recwarn) -> None:
+    prune(net, Plan.vision(Saint(threshold=0.9))).restore()
+    assert not recwarn.list
 
 
 def test_a_threshold_of_another_network_is_pointed_out(net) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -12,17 +13,21 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, QuotedString, Sweep
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.version import VersionBase
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from saintprune.errors import SaintpruneError
 
 OF_PRUNING = ("pruning.", "pruning@pruning.", "stage@pruning.")  # what overrides of the pruning begin with
+ALSO_NAMED = ("calibration.target", "calibration.correct")  # as they make another pruning of it
+NAMED_APART = ("model", "dataset", "pruning")  # groups whose choice a table names anyway
 
 
 class Task(Enum):
@@ -136,7 +141,7 @@ def compose_run(overrides: Sequence[str] = ()) -> tuple[DictConfig, dict[str, st
     register()
     refuse_overrides(overrides)
     try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        with _apart_from_others(), initialize_config_dir(str(config_dir()), version_base="1.3"):
             cfg = compose("config", list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         reason = " ".join(str(error).partition("Config search path")[0].split())
@@ -145,6 +150,18 @@ def compose_run(overrides: Sequence[str] = ()) -> tuple[DictConfig, dict[str, st
     with open_dict(cfg):
         del cfg["hydra"]
     return cfg, names
+
+
+@contextmanager
+def _apart_from_others() -> Iterator[None]:
+    """Let a Hydra that the program around this one runs go on after the `with` block as before."""
+    others, base = GlobalHydra.instance().hydra, VersionBase.instance().version_base
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = others
+        VersionBase.instance().version_base = base  # which setbase would not take while it is unset
 
 
 def refuse_overrides(overrides: Sequence[str]) -> None:
@@ -167,12 +184,22 @@ def refuse_overrides(overrides: Sequence[str]) -> None:
                 raise SaintpruneError(f"{key}={item} names no file: choose one of conf/{key}, or set {key}.KEY")
 
 
-def names_of(hydra_config: Any) -> dict[str, str]:
-    """Return how the run's groups are called in tables: the chosen file and, for pruning, what was overridden in it."""
+def names_of(hydra_config: Any, varied: Collection[str] = ()) -> dict[str, str]:
+    """Return how the run's groups are called in tables: the chosen file and, for pruning, what was overridden in it.
+
+    Args:
+        hydra_config: the config `hydra` of the run.
+        varied: keys that tell the run from the others of its sweep; those that name no part of the pruning stand
+            beside it in full, as in "ward hardware.batch_size=8".
+    """
     choices = hydra_config.runtime.choices
     changed = []
     for override in as_given(hydra_config.overrides.task):
-        key, _, value = override.lstrip("+").partition("=")
-        if key.startswith((*OF_PRUNING, "calibration.target")):
-            changed.append(f"{key.rpartition('.')[2]}={value}")
+        given, _, value = override.partition("=")
+        key = given.lstrip("+~")
+        if key.startswith((*OF_PRUNING, *ALSO_NAMED)):
+            last = key.rpartition(".")[2]
+            changed.append(f"~{last}" if given.startswith("~") else f"{last}={value}")
+        elif given in varied and key not in NAMED_APART:
+            changed.append(f"{key}={value}")
     return {"dataset": choices["dataset"], "pruning": " ".join([choices["pruning"], *changed])}

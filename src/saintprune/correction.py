@@ -55,6 +55,8 @@ class Correction:
         return f"Correction({'x'.join(map(str, self.weight.shape))}, penalty={self.penalty:g}, {digest})"
 
 
+@torch.inference_mode(False)  # what is fitted serves passes with gradients as well
+@torch.no_grad()
 def fit_correction(
     features: Tensor, logits: Tensor, unpruned: Tensor, penalties: Sequence[float] = PENALTIES
 ) -> Correction:
@@ -74,7 +76,7 @@ def fit_correction(
         raise SaintpruneError(
             f"a correction is fitted on {2 * FOLDS} images at least, better on hundreds, but there are {len(features)}"
         )
-    x, before, wanted = (tensor.detach().cpu().double() for tensor in (features, logits, unpruned))
+    x, before, wanted = (tensor.cpu().double() for tensor in (features, logits, unpruned))
     likely = wanted.softmax(-1)
     count = 1 - likely.square().sum(-1) + FLOOR  # Gini impurity: the curvature of cross-entropy, summed over classes
     fold = torch.arange(len(x)) % FOLDS

@@ -107,9 +107,13 @@ class Stage:
         """Check the values that can be checked without a model."""
         if self.site not in SITES:
             raise ValueError(f"site is {self.site!r}, but must be one of {', '.join(SITES)}")
+        if self.schedule is not None and not isinstance(self.schedule, Schedule):
+            raise ValueError(f"schedule is {self.schedule!r}, but must be a schedule, such as Schedule(drop=0.5)")
         if not isinstance(self.layers, str):
             object.__setattr__(self, "layers", tuple(self.layers))
             for place in self.layers:
+                if isinstance(place, bool) or not isinstance(place, int | float):
+                    raise ValueError(f"layers has {place!r}, but a list holds numbers of blocks or shares of the depth")
                 if isinstance(place, float) and not 0 < place < 1:
                     raise ValueError(
                         f"layers has {place}, but floats are shares of the depth, between 0 and 1; blocks are ints"
@@ -132,6 +136,12 @@ class Stage:
 
     def resolve(self, depth: int, name: str = "stage") -> tuple[int, ...]:
         """Return the block numbers in a network of `depth` blocks; `name` is for the error message."""
+        numbers = self._numbers(depth, name)
+        if not numbers:
+            raise SaintpruneError(f"{name}.layers is {self.layers!r}, which selects none of {depth} blocks")
+        return numbers
+
+    def _numbers(self, depth: int, name: str) -> tuple[int, ...]:
         if self.layers == "all":
             return tuple(range(depth))
         if self.layers == "first_half":
@@ -147,10 +157,7 @@ class Stage:
             for end in (first, last):
                 if end is not None and abs(end) > depth:
                     raise SaintpruneError(f"{name}.layers is {self.layers!r}, but the network has {depth} blocks")
-            numbers = tuple(range(depth))[first : last : int(step)]
-            if not numbers:
-                raise SaintpruneError(f"{name}.layers is {self.layers!r}, which selects none of {depth} blocks")
-            return numbers
+            return tuple(range(depth))[first : last : int(step)]
         numbers = [_block(place, depth) for place in self.layers]
         for number in numbers:
             if not 0 <= number < depth:

@@ -150,7 +150,8 @@ def prune(
             as it is.
         samples: of `images`, if a loader, take so many.
         **settings: values of the method (`threshold=0.9`) or of its stage (`layers="all"`); of a pruning with several
-            stages by stage: `vision={"threshold": 0.9}`.
+            stages by stage: `vision={"threshold": 0.9}`. Of a cascade they change the first look; a `second` keeps its
+            own.
 
     Returns:
         The handle, which ends the pruning by `restore()` or as a context manager.
@@ -166,6 +167,9 @@ def prune(
         raise SaintpruneError("correct_on are images to correct on: to calibrate, give other ones as images= as well")
     adapter = adapter_for(model)
     plans = [_plan(each, settings, drop, {"defer": defer, "resize": resize}) for each in _each(method)]
+    if correct_on is None:
+        for each, plan in zip(_each(method), plans, strict=True):
+            _check_correction(each, plan, target)
     if model.training and (target is not None or correct_on is not None):
         raise SaintpruneError("the network is in training mode, whose dropout no calibration should see: net.eval()")
     corrector = None if correct_on is None else _corrector(model, adapter, correct_on)
@@ -174,7 +178,8 @@ def prune(
             raise SaintpruneError(
                 "several methods are chosen among by what they do to images: give a target and images="
             )
-        _warn_of_thresholds(plans[0], settings)
+        if isinstance(_each(method)[0], str):  # the numbers of a plan are the caller's
+            _warn_of_thresholds(plans[0], settings)
         return Pruned(model, adapter, plans[0] if corrector is None else corrector.corrected(plans[0]))
     batches = _noise(adapter, plans[0], samples) if images is None else batches_of(images, adapter, samples)
     steps = STEPS_OF_TIME if target.kind == "speedup" else STEPS
@@ -194,6 +199,18 @@ def _plan(method: str | Plan, settings: Mapping[str, Any], drop: float | None, o
     """Return a plan with values changed: of its stages, of its schedule and of its own."""
     plan = _with(named_plan(method, settings), own)
     return plan if drop is None else named_plan(plan, {"schedule": _schedule(drop, plan)})
+
+
+def _check_correction(given: str | Plan, plan: Plan, target: Target | None) -> None:
+    """Check that a correction that a plan came with is not used for other stages, sizes or strengths."""
+    if plan.correction is None or not isinstance(given, Plan):
+        return
+    turned = target is not None and Knob.of(plan).name != "defer"
+    if turned or (plan.stages, plan.resize) != (given.stages, given.resize):
+        raise SaintpruneError(
+            "the plan's correction was fitted for its own stages, strength and size of images: give correct_on= to fit"
+            " another, or leave it out with dataclasses.replace(plan, correction=None)"
+        )
 
 
 def _target(given: Mapping[str, float | None]) -> Target | None:

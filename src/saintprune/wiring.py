@@ -29,6 +29,7 @@ from saintprune.evaluation.sharing import Watch
 from saintprune.evaluation.vlm_timing import VLMTiming
 from saintprune.evaluation.vqa_summary import VQAScores
 from saintprune.metrics.samples import Samples
+from saintprune.models import corrections
 from saintprune.models.heads import answers, attach, fit_command
 from saintprune.parts import Parts, console, progress, quiet
 from saintprune.plan import NAMED, Plan
@@ -174,6 +175,8 @@ def unreached(parts: Parts, reason: str) -> RunRecord:
 
 def _plan(cfg: DictConfig) -> Plan:
     """Return the plan of a config; stages that it names become the blocks that the analysis of the model found."""
+    if cfg.calibration.correct is None:  # else others will be fitted
+        corrections.check(_container(cfg)["pruning"])
     return wiring_analysis.located(make(cfg, "pruning"), cfg.model.name)
 
 

@@ -91,6 +91,46 @@ def test_a_calibrated_plan_has_the_correction_of_what_was_found(net, images, pla
     assert plain.plan.correction is None
 
 
+def test_a_loader_may_shuffle(net, images):
+    class Shuffled:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            order = torch.randperm(48, generator=torch.Generator().manual_seed(self.passes))
+            return iter(images[order].split(16))
+
+    looks = [TOME, replace(TOME, resize=0.5)]
+    corrector = Corrector(families.make("vit")[1](net), Shuffled())
+    found = [corrector.corrected(look) for look in looks]
+    assert corrector.images.passes == 2
+    for look, one in zip(looks, found, strict=True):
+        order = torch.randperm(48, generator=torch.Generator().manual_seed(1 + looks.index(look)))
+        expected = Corrector(families.make("vit")[1](net), images[order]).corrected(look).correction
+        assert one.correction.penalty == expected.penalty
+        torch.testing.assert_close(one.correction.weight, expected.weight, atol=1e-3, rtol=1e-3)
+
+
+def test_a_corrected_network_can_be_trained_through(net, images):
+    net.requires_grad_(True)
+    with prune(net, "ward", flops=0.8, images=images[:8], correct_on=images[8:]) as pruned:
+        assert pruned.plan.correction.penalty < 100
+        net(images[:2]).sum().backward()
+    assert net.head.weight.grad is not None
+
+
+def test_a_correction_is_for_the_plan_that_it_was_fitted_to(net, images):
+    with prune(net, "tome", drop=0.8, correct_on=images) as pruned:
+        plan = pruned.plan
+    with prune(net, plan, defer=0.1) as deferring:  # the first look is as it was
+        assert repr(deferring.plan.correction) == repr(plan.correction)
+    for changed in ({"drop": 0.9}, {"resize": 0.5}, {"layers": [1]}, {"flops": 0.8, "images": images[:8]}):
+        with pytest.raises(SaintpruneError, match=r"fitted for its own stages.*give correct_on="):
+            prune(net, plan, **changed)
+    with prune(net, plan, drop=0.9, correct_on=images) as pruned:
+        assert repr(pruned.plan.correction) != repr(plan.correction)
+
+
 def test_in_one_call(net, images):
     with prune(net, "tome", flops=0.7, images=images[:8], correct_on=images[8:]) as pruned:
         assert pruned.plan.correction.images == 40 and "corrected on 40 images" in repr(pruned)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -24,8 +24,9 @@ from saintprune.plan import Plan
 class Corrector:
     """Fits corrections for the plans of one network.
 
-    It keeps the features that a plan gave, so that plans which share a look, and another head in the network's place,
-    cost no further passes.
+    It keeps the features that a plan gave, and what the unpruned network made of the same images, so that plans which
+    share a look, and another head in the network's place, cost no further passes. Loaders may shuffle and augment: an
+    image that has changed is looked at unpruned anew.
 
     Args:
         adapter: of a classifier whose logits come from one linear layer.
@@ -41,7 +42,8 @@ class Corrector:
             raise not_corrected(adapter.net)
         self.adapter = adapter
         self.images = list(images) if isinstance(images, Iterator) else images
-        self.features: dict[str, Tensor] = {}
+        self.seen: dict[str, tuple[Tensor, Tensor]] = {}  # by look: features [N, D] under pruning, and without
+        self.unpruned: dict[str, Tensor] = {}  # by batch of images: features without pruning
 
     @torch.inference_mode()
     def corrected(self, plan: Plan, advance: Callable[[float], None] = lambda share: None) -> Plan:
@@ -55,32 +57,42 @@ class Corrector:
             SaintpruneError: there are too few images.
         """
         looks = [replace(look, defer=None, second=None, correction=None, calibrated=None) for look in plan.looks]
-        self._see([None, *looks], advance)
-        unpruned = self._logits(None)
-        fitted = [fit_correction(self.features[repr(look)], self._logits(look), unpruned) for look in looks]
+        self._see(looks, advance)
+        fitted = []
+        for features, unpruned in (self.seen[repr(look)] for look in looks):
+            fitted.append(fit_correction(features, self._logits(features), self._logits(unpruned)))
         return plan.corrected(fitted)
 
-    def _logits(self, look: Plan | None) -> Tensor:
-        """Return what the head makes of a look's features, [N, classes] float64."""
+    def _logits(self, features: Tensor) -> Tensor:
+        """Return what the head makes of features [N, D]: [N, classes] float64."""
         head = self._head
         bias = None if head.bias is None else head.bias.cpu().double()
-        return linear(self.features[repr(look)].double(), head.weight.cpu().double(), bias)
+        return linear(features.double(), head.weight.cpu().double(), bias)
 
-    def _see(self, looks: Sequence[Plan | None], advance: Callable[[float], None]) -> None:
-        """Collect the features [N, D] of the looks that are not known yet; None is the unpruned network."""
-        missing = {repr(look): look for look in looks if repr(look) not in self.features}
+    def _see(self, looks: Sequence[Plan], advance: Callable[[float], None]) -> None:
+        """Collect the features of the looks that are not known yet."""
+        missing = {repr(look): look for look in looks if repr(look) not in self.seen}
         found: dict[str, list[Tensor]] = {name: [] for name in missing}
+        unpruned: list[Tensor] = []
         batches = 1 if isinstance(self.images, Tensor) else len(self.images) if isinstance(self.images, Sized) else None
         with read_by(self._head) as read:
+
+            def features(images: Tensor) -> Tensor:
+                self._classifier(images)
+                return read.pop().float().cpu()
+
             for number, images in enumerate(each_batch(self.images if missing else (), self.adapter), start=1):
+                key = _digest(images)
+                if key not in self.unpruned:
+                    self.unpruned[key] = features(images)
+                unpruned.append(self.unpruned[key])
                 for name, look in missing.items():
-                    with nullcontext() if look is None else self.adapter.pruned(look):
-                        self._classifier(images)
-                    found[name].append(read.pop().float().cpu())
+                    with self.adapter.pruned(look):
+                        found[name].append(features(images))
                 advance(number / batches if batches else 0.0)
-        if missing and not next(iter(found.values())):
+        if missing and not unpruned:
             raise SaintpruneError("there are no images to fit a correction on: give some, better hundreds")
-        self.features |= {name: torch.cat(features) for name, features in found.items()}
+        self.seen |= {name: (torch.cat(own), torch.cat(unpruned)) for name, own in found.items()}
 
     @property
     def _head(self) -> nn.Linear:
@@ -91,6 +103,11 @@ class Corrector:
     def _classifier(self) -> nn.Module:
         assert self.adapter.classifier is not None  # where there is a head
         return self.adapter.classifier
+
+
+def _digest(images: Tensor) -> str:
+    """Return what tells one batch of images from another."""
+    return hashlib.sha256(images.cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def search_corrected(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saintprune.adapters.base import ViTAdapter
 from saintprune.errors import SaintpruneError
@@ -40,7 +40,7 @@ def batches_of(images: Any, adapter: ViTAdapter | VLM, samples: int) -> list[Bat
     Raises:
         SaintpruneError: something else, or nothing.
     """
-    like = next(parameter for parameter in adapter.net.parameters() if parameter.is_floating_point())
+    like = _like(adapter)
     found: list[Batch] = []
     for given in _each(images):
         found.append(_for_vision(given, like) if isinstance(adapter, ViTAdapter) else _for_prompts(given, like))
@@ -61,7 +61,7 @@ def each_batch(images: Any, adapter: ViTAdapter) -> Iterator[Tensor]:
     Raises:
         SaintpruneError: something else.
     """
-    like = next(parameter for parameter in adapter.net.parameters() if parameter.is_floating_point())
+    like = _like(adapter)
     for given in _each(images):
         yield _for_vision(given, like)
 
@@ -82,7 +82,7 @@ def noise_for(adapter: ViTAdapter | VLM, samples: int) -> Tensor:
         raise SaintpruneError(
             f"this {type(adapter.net).__name__} takes images of any size: give images= to calibrate on"
         )
-    like = next(parameter for parameter in adapter.net.parameters() if parameter.is_floating_point())
+    like = _like(adapter)
     noise = torch.randn(min(NOISE, samples), *size, generator=torch.Generator().manual_seed(0))
     return noise.to(like.device, like.dtype)
 
@@ -93,11 +93,17 @@ def _input_size(net: Any) -> tuple[int, int, int] | None:
     if config is not None:
         size, channels = config.image_size, config.num_channels
     else:
-        size, channels = net.patch_embed.img_size, net.patch_embed.proj.in_channels
+        first = next(module for module in net.patch_embed.modules() if isinstance(module, nn.Conv2d))
+        size, channels = net.patch_embed.img_size, first.in_channels  # a hybrid has its backbone before the projection
     if size is None:
         return None
     rows, columns = (size, size) if isinstance(size, int) else size
     return channels, rows, columns
+
+
+def _like(adapter: ViTAdapter | VLM) -> Tensor:
+    """Return a tensor on the network's device and in its precision; quantised weights are no floats."""
+    return next(parameter for parameter in adapter.net.parameters() if parameter.is_floating_point())
 
 
 def _leading(batch: Batch) -> Tensor:
@@ -133,6 +139,12 @@ def _for_prompts(given: Any, like: Tensor) -> dict[str, Tensor]:
         raise SaintpruneError(
             "a vision-language model is calibrated on what its processor returns, with input_ids and pixel_values, but"
             f" images has {list(given) if isinstance(given, Mapping) else type(given).__name__}"
+        )
+    mask = given.get("attention_mask")
+    if isinstance(mask, Tensor) and not bool(mask[:, -1].all()):
+        raise SaintpruneError(
+            "images has prompts that are padded on the right, so that padding stands where answers are compared, at the"
+            " end: set processor.tokenizer.padding_side = 'left'"
         )
     return {
         name: value.to(like.device, like.dtype if value.is_floating_point() else None)

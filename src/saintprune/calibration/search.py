@@ -16,7 +16,7 @@ from saintprune.calibration.targets import Measured, Target
 from saintprune.errors import SaintpruneError
 from saintprune.evaluation.timing import BenchmarkSettings, pass_seconds, summed_up, time_in_turn
 from saintprune.metrics.flops import flops_of
-from saintprune.plan import Plan, Schedule
+from saintprune.plan import Plan, Schedule, Stage
 from saintprune.reduction.baselines import KeepAll
 
 if TYPE_CHECKING:  # transformers takes its time, and a timm network does without
@@ -81,7 +81,7 @@ class Knob:
         return self.at(self.value(strength))
 
     def at(self, value: float) -> Plan:
-        """Return the plan with the knob at a value."""
+        """Return the plan with the knob at a value; a correction stays, though it was fitted at another one."""
         if self.stage is None:
             return replace(self.plan, **{self.name: value}, calibrated=None)
         stage = self.plan.stages[self.stage]
@@ -236,7 +236,7 @@ class Calibrator:
         found, defer = self.measure(knob.turned(most), timed=True), knob.plan.defer
         where = ""
         if knob.stage is not None:
-            where = f" on {len(knob.plan.stages[knob.stage].resolve(self.adapter.depth))} layers"
+            where = f" on {self._layers(knob.plan.stages[knob.stage])} layers"
             less = "" if defer is None else f", defer less than defer={defer:g}"
             advice = f"Prune more layers{less} or ask for less"
         elif defer is not None:
@@ -247,6 +247,16 @@ class Calibrator:
             f"calibration.target={target} is out of reach: {knob.name}={knob.value(most):g}{where},"
             f" the strongest pruning, gets to {found}. {advice}"
         )
+
+    def _layers(self, stage: Stage) -> int:
+        """Return how many layers a stage prunes."""
+        depth: int | None = self.adapter.depth
+        if stage.site == "projector":
+            depth = 1
+        elif stage.site == "vision" and not isinstance(self.adapter, ViTAdapter):
+            depth = self.adapter.vision_depth
+        assert depth is not None  # the plan was checked
+        return len(stage.resolve(depth))
 
     def _exceeds(self, plan: Plan, target: Target) -> bool:
         """Return whether a plan prunes far enough; for speed-ups only the time is measured."""

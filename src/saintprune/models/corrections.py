@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -62,6 +63,32 @@ def read(name: str, look: int, sha256: str) -> Correction:
     if file_sha256(str(path)) != sha256:
         raise SaintpruneError(f"{path} is not the file that was written with its pruning: calibrate it again")
     return correction
+
+
+def check(pruning: Mapping[str, Any]) -> None:
+    """Check that a pruning is still what its corrections were fitted for: stages and size as in the file it came from.
+
+    Args:
+        pruning: the config of a run's pruning; without corrections there is nothing to check.
+
+    Raises:
+        SaintpruneError: an override has changed it.
+    """
+    if not pruning.get("correction"):
+        return
+    name = pruning["correction"]["name"].removesuffix(SUFFIX)
+    path = config_file(f"pruning/{name}.yaml")
+    if not path.is_file():
+        return  # what reads the correction says so
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    look: Mapping[str, Any] | None = pruning
+    while look is not None:
+        if any(look.get(key) != written.get(key) for key in ("stages", "resize")):
+            raise SaintpruneError(
+                f"pruning={name} has its classifier corrected for its own stages and size of images, and an override"
+                " changes these: fit another with calibration.correct=…, or leave it out with pruning.correction=null"
+            )
+        look, written = look.get("second"), written.get("second")
 
 
 def name_in(pruning: dict[str, Any], path: Path, name: str) -> None:
