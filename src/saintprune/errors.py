@@ -17,6 +17,12 @@ class NotForThisModelError(SaintpruneError):
     """A pruning for another kind of model. A sweep over all prunings leaves it out and does not fail."""
 
 
+def one_line(error: Exception) -> str:
+    """Return what an exception says, in one line; of those that are no mistake of the user's, also their kind."""
+    said = next(iter(str(error).splitlines()), "no message")
+    return said if isinstance(error, SaintpruneError) else f"{type(error).__name__}: {said}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1)

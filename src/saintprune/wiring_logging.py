@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from rich.markup import escape
 
 from saintprune import wiring_analysis
 from saintprune.analysis.figures.pictures import survivors_figure
 from saintprune.analysis.settings import AnalysisSettings
 from saintprune.binding import make
-from saintprune.errors import SaintpruneError
+from saintprune.errors import one_line
 from saintprune.parts import Parts, console
 from saintprune.reporting.logged import Logged
 from saintprune.reporting.loggers import group_of, log_run, shows_pictures
@@ -28,23 +31,35 @@ def open_logger(cfg: Any, output_dir: Path, sweep: Path | None) -> Any:
 
 
 def log(logger: Any, record: RunRecord, path: Path, parts: Parts, settings: AnalysisSettings) -> None:
-    """Log a run whose record is written; whatever goes wrong costs a line, not the record."""
-    try:
-        if shows_pictures(logger) and record.analysis is None:
+    """Log a run whose record is written; whatever goes wrong costs a line, not the record.
+
+    Pictures that cannot be drawn cost a line of their own: all else is logged without them.
+    """
+    if shows_pictures(logger) and record.analysis is None:
+        try:
             draw_survivors(parts, settings, path.parent / "figures")
+        except Exception as error:  # there is nothing to show: noise for a language model, a layer that prunes nothing
+            _tell("the run is logged without pictures", one_line(error))
+    try:
         failed = log_run(logger, Logged.of(record, path))
-    except (SaintpruneError, OSError) as error:
-        failed = str(error)
+    except Exception as error:  # what lies beside the record cannot be read
+        failed = one_line(error)
     if failed is not None:
-        console.print(f"[yellow]the record is written, but not logged:[/yellow] {failed}", soft_wrap=True)
+        _tell("the record is written, but not logged", failed)
 
 
 def draw_survivors(parts: Parts, settings: AnalysisSettings, folder: Path) -> None:
-    """Draw which patches the plan leaves of the first images, one picture per site; none where there are no images."""
-    shown = wiring_analysis.pictures_of(parts, settings)
+    """Draw which patches the plan leaves of the first test images, one picture per site; none where there are no
+    images.
+    """
+    shown = wiring_analysis.pictures_of(parts, replace(settings, split="test"))  # a run need not have training images
     if shown is None:
         return
     for site, left in shown.left.items():
         title = f"Patches that pruning={shown.plan_name} leaves, {site}"
         path = folder / f"survivors_{site}.png"
         survivors_figure(shown.images, left, shown.grid, path, mean=shown.mean, std=shown.std, title=title)
+
+
+def _tell(what: str, reason: str) -> None:
+    console.print(f"[yellow]{what}:[/yellow] {escape(reason)}", soft_wrap=True)

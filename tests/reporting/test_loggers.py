@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from records import record
 from saintprune.errors import SaintpruneError
 from saintprune.files import write_atomically
+from saintprune.reporting import wandb_run
 from saintprune.reporting.logged import Logged, read_curves
 from saintprune.reporting.loggers import log_run, tensorboard_logger, wandb_logger
 from saintprune.reporting.sweep import summarise
@@ -99,6 +101,16 @@ def test_a_logger_that_fails_says_so_and_the_next_run_starts_afresh(logged, tmp_
     import wandb
 
     assert wandb.run is None
+
+
+def test_a_run_that_cannot_be_closed_costs_a_line(logged, tmp_path, monkeypatch):
+    def gone():
+        raise TimeoutError("no answer\nfor minutes")
+
+    monkeypatch.setattr(wandb_run, "close", gone)
+    assert log_run(CSVLogger(str(tmp_path)), logged) == "TimeoutError: no answer"
+    monkeypatch.setattr(CSVLogger, "log_metrics", lambda *given: 1 / 0)
+    assert log_run(CSVLogger(str(tmp_path)), logged) == "ZeroDivisionError: division by zero", "what came first"
 
 
 def test_tensorboard_shows_curves_and_pictures(logged, tmp_path):

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from saintprune.errors import SaintpruneError
+from saintprune.errors import SaintpruneError, one_line
 from saintprune.reporting import tensorboard_run, wandb_run
 from saintprune.reporting.logged import Logged
 from saintprune.reporting.records import RunRecord
@@ -137,13 +137,20 @@ def key_present() -> bool:
 
 
 def _failure(action: Callable[[], None]) -> str | None:
-    """Do what a logger does and end its W&B run; return why it failed, if it did."""
+    """Do what a logger does and end its W&B run; return why one of them failed, if it did."""
+    try:
+        failed = _why_not(action)
+    finally:  # also where the user stops it
+        not_closed = _why_not(wandb_run.close)
+    return failed or not_closed
+
+
+def _why_not(action: Callable[[], None]) -> str | None:
+    """Do something; return why it failed, if it did."""
     try:
         action()
     except Exception as error:  # no network, a full disk, a key that is refused, …: none of them costs a record
-        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    finally:
-        wandb_run.close()
+        return one_line(error)
     return None
 
 
