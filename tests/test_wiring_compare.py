@@ -8,6 +8,7 @@ import torch
 
 from saintprune import wiring, wiring_calibration, wiring_in_turn
 from saintprune.adapters.timm_vit import TimmViT
+from saintprune.config import Task
 from saintprune.errors import SaintpruneError
 from saintprune.models import corrections
 from saintprune.plan import Plan
@@ -37,6 +38,7 @@ SMALL = [
     "calibration.pairs=1",
 ]
 TARGETS = ["flops:0.8", "flops:0.6"]
+OLD = {"task": "benchmark", "model": {"name": "m"}, "calibration": {"samples": 3}}
 
 
 def test_cells_are_named_after_pruning_target_and_seed():
@@ -49,6 +51,13 @@ def test_cells_are_named_after_pruning_target_and_seed():
     one = cells(["random"], SMALL, ["flops:0.8"], 2)[1]
     assert one.cfg.pruning.stages.vision.method.seed == 1 and one.cfg.calibration.target == "flops:0.8"
     assert one.names == {"dataset": "synthetic", "pruning": "random target=flops:0.8 seed=1"}
+
+
+def test_seeds_are_also_set_in_what_follows_where_a_pruning_defers():
+    deferring = [*SMALL, "+pruning.defer=0.4", "+pruning@pruning.second=random"]
+    assert [cell.name for cell in cells(["tome"], deferring, seeds=2)] == ["tome~seed0", "tome~seed1"]
+    both = cells(["random"], deferring, seeds=2)[1].cfg.pruning
+    assert both.stages.vision.method.seed == both.second.stages.vision.method.seed == 1
 
 
 @pytest.mark.parametrize(
@@ -188,8 +197,24 @@ def test_what_cannot_be_timed_in_turn(tmp_path, rounds, message):
 def test_cells_of_other_models_are_not_timed_together(tmp_path):
     run_all(tmp_path, cells(["random"], SMALL))
     run_all(tmp_path, cells(["stride"], [*SMALL, "model.net.img_size=96"]))
-    with pytest.raises(SaintpruneError, match=r"stride\.json is of another model than the cells before it"):
+    with pytest.raises(
+        SaintpruneError, match=r"random\.json and \S*stride\.json .*: model\.net\.img_size is 64 in one and 96"
+    ):
         time_folder(tmp_path, 2)
+
+
+def test_prunings_of_a_vision_language_model_are_not_timed_in_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr(wiring, "build", lambda *given: pytest.fail("nothing needs to be loaded for that"))
+    figures = {"baseline": {"ttft_seconds": 1.0}, "pruned": {}, "delta": {}}
+    RunRecord("evaluate", "vlm", "questions", "fastv", 8, **figures).write(tmp_path / "fastv.json")
+    with pytest.raises(SaintpruneError, match=r"fastv\.json: only prunings of networks that look at images alone"):
+        time_folder(tmp_path, 2)
+
+
+def test_a_record_is_timed_with_keys_that_came_after_it():
+    cfg = wiring_in_turn._config_of(RunRecord("benchmark", "m", "d", "p", 0, {}, {}, {}, config=OLD))
+    assert cfg.task == Task.benchmark and cfg.calibration.samples == 3
+    assert cfg.calibration.correct is None and cfg.model.name == "m"
 
 
 def test_a_cell_that_fails_stops_no_other_and_leaves_no_record(tmp_path, monkeypatch, capsys):
@@ -216,6 +241,18 @@ def test_a_killed_run_leaves_no_record(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["tome.npz"]
     run_all(tmp_path, [cell])
     assert RunRecord.read(tmp_path / "tome.json").num_samples == 6
+
+
+def test_a_cell_that_takes_the_place_of_another_says_so(tmp_path, capsys):
+    run_all(tmp_path, cells(["tome"], SMALL))
+    assert "will be replaced" not in capsys.readouterr().out
+    run_all(tmp_path, cells(["tome"], [*SMALL, "pruning.stages.vision.method.r=2", "dataset.size=3"]))
+    printed = capsys.readouterr().out
+    assert "tome.json will be replaced: dataset.size 6 -> 3, pruning.stages.vision.method.r " in printed
+    path = tmp_path / "tome.json"
+    replace(RunRecord.read(path), identity="of other code").write(path)
+    run_all(tmp_path, cells(["tome"], [*SMALL, "pruning.stages.vision.method.r=2", "dataset.size=3"]))
+    assert "will be replaced: the code or its packages are others now" in capsys.readouterr().out
 
 
 def test_another_config_is_run_again(tmp_path, built):

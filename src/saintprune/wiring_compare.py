@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any, cast
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.markup import escape
 
 from saintprune import wiring, wiring_calibration
 from saintprune.calibration.search import OutOfReach
@@ -18,6 +20,8 @@ from saintprune.errors import SaintpruneError
 from saintprune.metrics.samples import Samples
 from saintprune.models import corrections
 from saintprune.parts import Parts, console, quiet
+from saintprune.reporting.configs import changed, seeds_of
+from saintprune.reporting.identity import determinants
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.samples_file import beside, write_samples
 from saintprune.reporting.tables import run_table
@@ -82,7 +86,8 @@ def cells(
     parsed = list(dict.fromkeys(Target.parse(target) for target in targets)) or [None]
     found = []
     for pruning in prunings:
-        seeded = _seeds_of(compose_run([*overrides, f"pruning={pruning}"])[0])
+        composed = compose_run([*overrides, f"pruning={pruning}"])[0]
+        seeded = list(seeds_of({"pruning": OmegaConf.to_container(composed.pruning)}))
         for target in parsed:
             for seed in range(seeds) if seeds is not None and seeded else (None,):
                 found.append(_cell(pruning, overrides, target, seed, seeded))
@@ -110,6 +115,7 @@ def run_all(folder: Path, planned: Sequence[Cell]) -> dict[str, str]:
         if is_recorded(path, known_as):
             console.print(f"{path}: recorded already", soft_wrap=True)
             continue
+        _tell_what_is_replaced(path, cell.cfg)
         console.print(f"[bold]{number} of {len(planned)}: {cell.name}[/bold]", soft_wrap=True)
         try:
             if parts is None:
@@ -147,6 +153,16 @@ def is_recorded(path: Path, known_as: str) -> bool:
     return record is not None and record.identity == known_as
 
 
+def _tell_what_is_replaced(path: Path, cfg: DictConfig) -> None:
+    """Print what is another now than in the record that stands in a cell's place, where there is one."""
+    record = RunRecord.read_if_whole(path)
+    if record is None or "calibration" not in record.config:
+        return
+    new = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+    what = changed(determinants(record.config), determinants(new)) or "the code or its packages are others now"
+    console.print(f"[yellow]{path} will be replaced:[/yellow] {escape(what)}", soft_wrap=True)
+
+
 def _measured(parts: Parts, target: Target | None) -> tuple[RunRecord, Samples | None]:
     """Calibrate and correct as the config says, and measure."""
     try:
@@ -158,14 +174,8 @@ def _measured(parts: Parts, target: Target | None) -> tuple[RunRecord, Samples |
 
 def _cell(pruning: str, overrides: Sequence[str], target: Target | None, seed: int | None, seeded: list[str]) -> Cell:
     changes = [] if target is None else [f"calibration.target={target}"]
-    changes += [] if seed is None else [f"pruning.stages.{stage}.method.seed={seed}" for stage in seeded]
+    changes += [] if seed is None else [f"pruning.{place}.method.seed={seed}" for place in seeded]
     cfg, names = compose_run([*overrides, f"pruning={pruning}", *changes])
     if cfg.task not in (Task.evaluate, Task.benchmark):
         raise SaintpruneError(f"a comparison is of task=evaluate or task=benchmark, not of task={cfg.task.value}")
     return Cell(pruning, target, seed, cfg, names)
-
-
-def _seeds_of(cfg: DictConfig) -> list[str]:
-    """Return the stages whose method has a seed."""
-    stages = cfg.pruning.get("stages") or {}
-    return [str(name) for name, stage in stages.items() if "seed" in (stage.get("method") or {})]

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from saintprune import wiring, wiring_analysis, wiring_vlm
+from saintprune import wiring, wiring_analysis
 from saintprune.calibration.search import Knob
+from saintprune.config import Config
 from saintprune.errors import SaintpruneError
 from saintprune.evaluation.benchmark import selector_seconds, timed_pass
 from saintprune.evaluation.timing import summed_up, time_in_turn
@@ -19,10 +21,11 @@ from saintprune.metrics.intervals import bootstrap, harmonic_mean, median
 from saintprune.models import corrections
 from saintprune.parts import Parts, progress, quiet
 from saintprune.plan import Plan
+from saintprune.reporting.configs import check_comparable
 from saintprune.reporting.records import RunRecord, source_commit
 
-SHARED = ("model", "dataset", "hardware")  # parts of the config that the cells of one comparison have in common
 UNPRUNED = ""
+ONLY_IMAGES = "only prunings of networks that look at images alone can be timed in turn"
 
 
 def time_folder(folder: Path, rounds: int) -> dict[str, float]:
@@ -83,19 +86,24 @@ def time_folder(folder: Path, rounds: int) -> dict[str, float]:
 
 def _of_one_comparison(found: Mapping[Path, RunRecord]) -> tuple[Parts, dict[Path, Plan]]:
     """Return the objects that the records share, built once, and the plan of each."""
-    parts, first = None, next(iter(found.values())).config
-    plans = {}
+    check_comparable({str(path): record for path, record in found.items()})
+    parts, plans = None, {}
     for path, record in found.items():
-        if differing := [key for key in SHARED if record.config.get(key) != first.get(key)]:
-            raise SaintpruneError(f"{path} is of another {', '.join(differing)} than the cells before it in the folder")
-        cfg, names = OmegaConf.create(record.config), {"dataset": record.dataset, "pruning": record.pruning}
+        if "ttft_seconds" in record.baseline:
+            raise SaintpruneError(f"{path}: {ONLY_IMAGES}")
+        cfg, names = _config_of(record), {"dataset": record.dataset, "pruning": record.pruning}
         if parts is None:
             parts = wiring.build(cfg, names)
-            if wiring_vlm.is_vlm(parts.model) or wiring_analysis.is_language(parts.model):
-                raise SaintpruneError(f"{path}: only prunings of networks that look at images can be timed in turn")
+            if wiring_analysis.is_language(parts.model):
+                raise SaintpruneError(f"{path}: {ONLY_IMAGES}")
         plans[path] = _plan_of(path, record, wiring.repruned(parts, cfg, names).plan)
     assert parts is not None
     return parts, plans
+
+
+def _config_of(record: RunRecord) -> DictConfig:
+    """Return the config that a record was made with, as composing it gives it: with keys that came later, too."""
+    return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), record.config))
 
 
 def _plan_of(path: Path, record: RunRecord, plan: Plan) -> Plan:

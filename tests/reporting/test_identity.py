@@ -32,7 +32,7 @@ def known_as(*overrides):
 @pytest.mark.parametrize(
     "override",
     [
-        "logger=wandb", "hardware.num_workers=5", "hardware.bandwidth=3", "hardware.name=mine",
+        "logger=wandb", "hardware.num_workers=5", "hardware.name=mine",
         "objectives=[agreement]", "calibration.samples=3", "analysis.samples=3", "calibration.save_as=x",
         "hardware=auto",
     ],
@@ -92,10 +92,23 @@ def test_code_versions_and_device_count(monkeypatch):
     assert source_digest() == source_digest()
 
 
+def test_packaged_weights_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PACKAGE", tmp_path)
+    head = tmp_path / "assets" / "heads" / "net.safetensors"
+    head.parent.mkdir(parents=True)
+    found = []
+    for weights in (b"fitted", b"refitted"):
+        head.write_bytes(weights)
+        found.append(source_digest.__wrapped__())
+    assert found[0] != found[1]
+
+
 def test_the_file_of_the_stages_counts_where_a_plan_names_one(tmp_path):
     for layers, named in (("aligner", True), ("all", False), ([1], False)):
         assert names_stages({"pruning": {"stages": {"vision": {"layers": layers}}}}, NAMED) is named
     assert not names_stages({"pruning": {}}, NAMED)
+    second = {"stages": {"vision": {"layers": "all"}}, "second": {"stages": {"vision": {"layers": "aligner"}}}}
+    assert names_stages({"pruning": second}, NAMED)
     found = tmp_path / "stages.yaml"
     before = identity(CONFIG, {}, found)
     found.write_text("boundaries")

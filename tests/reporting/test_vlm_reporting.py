@@ -9,6 +9,7 @@ from saintprune.reporting.assemble import vlm_figures
 from saintprune.reporting.loggers import flat_figures
 from saintprune.reporting.plots import sweep_figure
 from saintprune.reporting.records import RunRecord
+from saintprune.reporting.results import row
 from saintprune.reporting.tables import run_table, sweep_table
 
 
@@ -117,3 +118,9 @@ def test_flat_figures_are_numbers():
     flat = flat_figures(record().__dict__)
     assert flat["delta/ttft_speedup"] == 2.0 and flat["pruned/accuracy_by_kind/type"] == 0.85
     assert flat["likelihood_agreement"] == 0.95 and "benchmark/faster_for_tokens/1" not in flat
+
+
+def test_what_selecting_takes_is_of_a_prompt_and_not_a_share_of_its_answer():
+    timing = {**TIMING, "selector_seconds": 0.03, "batch_size": 4}
+    assert row(record(timing=timing), "x").selector_ms == pytest.approx(7.5)
+    assert row(record(timing=None), "x").selector_ms is None

@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from saintprune.reporting.configs import NO_FIGURE, stages_of
 from saintprune.reporting.records import package_versions
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DIGITS = 16  # of the hash, hexadecimal
 NO_RESULT = ("logger", "objectives", "experiment")  # parts of a config that change no figure
-NO_FIGURE = ("name", "num_workers", "bandwidth")  # of a hardware profile
 PLACES = ("path", "root")  # how keys end whose value is a place on the disk
 
 
@@ -22,7 +22,7 @@ def identity(config: dict[str, Any], hardware: dict[str, Any], stages: Path | No
 
     What counts: the config without workers, loggers, objectives and places to write to; the kind of device and its
     precision as they were found; the content of files that the config names (folders count by their path); the source
-    of this package and the versions of the others.
+    and the packaged weights of this package, and the versions of the others.
 
     Args:
         config: of the run, resolved, as plain data.
@@ -53,17 +53,14 @@ def determinants(config: dict[str, Any]) -> dict[str, Any]:
 
 def names_stages(config: dict[str, Any], names: tuple[str, ...]) -> bool:
     """Return whether a stage of the config's pruning takes its layers by one of `names`."""
-    pruning = config.get("pruning")
-    stages = pruning.get("stages") if isinstance(pruning, dict) else None
-    found = stages.values() if isinstance(stages, dict) else ()
-    return any(stage.get("layers") in names for stage in found if isinstance(stage, dict))
+    return any(stage.get("layers") in names for _, stage in stages_of(config))
 
 
 @cache
 def source_digest() -> str:
-    """Return the hash of this package's Python files, as they were when it was first asked for."""
+    """Return the hash of this package's code and weights, as they were when it was first asked for."""
     found = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.safetensors")]):
         found.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return found.hexdigest()
 

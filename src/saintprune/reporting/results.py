@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from saintprune.errors import SaintpruneError
 from saintprune.files import write_atomically
+from saintprune.reporting.configs import check_comparable, seeds_of
 from saintprune.reporting.records import RunRecord
 
 
@@ -23,7 +24,7 @@ class Row:
         dataset: of the config.
         method: the pruning's file in conf/pruning.
         target: what it was calibrated to; None where it was taken as it is.
-        seed: of the method; None where it has none.
+        seed: of the first method that has one; None where none has.
         status: "measured" or "out of reach".
         unpruned_accuracy: of the untouched network.
         accuracy: of the pruned one.
@@ -36,8 +37,8 @@ class Row:
         speedup_low: of its 95 % interval.
         speedup_high: of its 95 % interval.
         beside: how many other prunings it was timed in turn with.
-        selector_share: of the pruned pass.
-        selector_ms: milliseconds that selecting takes an image, of all layers together.
+        selector_share: of the pruned pass; of a vision-language model of its part until the first token.
+        selector_ms: milliseconds that selecting takes an image (a prompt), of all layers together.
         mean_tokens: that leave a block, over blocks and samples.
         samples: of the test set.
         record: name of the file.
@@ -76,13 +77,12 @@ def row(record: RunRecord, name: str) -> Row:
     alone = {"throughput": record.pruned.get("throughput"), "selector_overhead": record.selector_overhead}
     timed = record.in_turn or delta | alone
     low, high = timed.get("speedup_ci95") or (None, None)
-    share, throughput = timed.get("selector_overhead"), timed.get("throughput")
     return Row(
         model=record.model,
         dataset=record.dataset,
         method=record.pruning.split(" ")[0],
         target=target_of(record),
-        seed=seed_of(record.config),
+        seed=next(iter(seeds_of(record.config).values()), None),
         status="measured" if record.out_of_reach is None else "out of reach",
         unpruned_accuracy=record.baseline.get("accuracy"),
         accuracy=record.pruned.get("accuracy"),
@@ -94,8 +94,8 @@ def row(record: RunRecord, name: str) -> Row:
         speedup_low=low,
         speedup_high=high,
         beside=timed.get("beside"),
-        selector_share=share,
-        selector_ms=1000 * share / throughput if share is not None and throughput else None,
+        selector_share=timed.get("selector_overhead"),
+        selector_ms=_selector_ms(record, timed),
         mean_tokens=sum(tokens) / len(tokens) if tokens else None,
         samples=record.num_samples,
         record=name,
@@ -109,28 +109,34 @@ def target_of(record: RunRecord) -> str | None:
     return (record.config.get("calibration") or {}).get("target")
 
 
-def seed_of(config: dict[str, Any]) -> int | None:
-    """Return the seed of a config's first method that has one."""
-    stages = (config.get("pruning") or {}).get("stages") or {}
-    return next((stage["method"]["seed"] for stage in stages.values() if "seed" in (stage.get("method") or {})), None)
+def _selector_ms(record: RunRecord, timed: Mapping[str, Any]) -> float | None:
+    """Return the milliseconds that selecting takes an image or a prompt."""
+    if "ttft_seconds" in record.baseline:  # there the share is of the first token, but the throughput of whole answers
+        found = record.benchmark or {}
+        seconds, prompts = found.get("selector_seconds"), found.get("batch_size")
+        return 1000 * seconds / prompts if seconds is not None and prompts else None
+    share, throughput = timed.get("selector_overhead"), timed.get("throughput")
+    return 1000 * share / throughput if share is not None and throughput else None
 
 
 def read_rows(folder: Path) -> list[Row]:
     """Return the rows of a folder's records, by method, target and seed.
 
     Raises:
-        SaintpruneError: it holds none, or a file that is none.
+        SaintpruneError: it holds none, a file that is none, or records that are not of one comparison.
     """
-    rows = [row(RunRecord.read(path), path.name) for path in folder.glob("*.json")]
-    if not rows:
+    records = {path.name: RunRecord.read(path) for path in sorted(folder.glob("*.json"))}
+    if not records:
         raise SaintpruneError(f"{folder} holds no record: run scripts/compare.py {folder} PRUNING… first")
+    check_comparable(records)
+    rows = [row(record, name) for name, record in records.items()]
     return sorted(rows, key=lambda one: (one.model, one.dataset, one.method, one.target or "", one.seed or 0))
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> Path:
-    """Write the rows, whole or not at all; None is an empty field."""
+    """Write the rows, at least one and all of a kind, whole or not at all; None is an empty field."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(one) for one in rows)
     return write_atomically(path, text.getvalue())
