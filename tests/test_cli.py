@@ -1,5 +1,6 @@
 """The command line as a process: quick where nothing is loaded, one line and a code where something is wrong."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -64,6 +65,9 @@ def test_mistakes_end_with_a_code_and_no_traceback(arguments, message):
         (["stage@pruning.stages.vision=tome_vision"], "saint vision=tome_vision"),
         (["+pruning.defer=0.4", "+pruning@pruning.second=ward_cascade"], "saint defer=0.4 second=ward_cascade"),
         (["calibration.target=flops:0.5"], "saint target=flops:0.5"),
+        (["calibration.correct=512", "calibration.samples=32", "calibration.head=held_out"], "saint correct=512"),
+        (["~pruning.stages.language", "~stage@pruning.stages.vision"], "saint ~language ~vision"),
+        (["hardware.batch_size=8", "seed=1"], "saint"),
     ],
 )
 def test_a_run_is_named_by_what_was_changed(overrides, label):
@@ -74,11 +78,24 @@ def test_a_run_is_named_by_what_was_changed(overrides, label):
     assert names_of(found) == {"dataset": "elpv", "pruning": label}
 
 
+def test_a_job_is_named_by_the_keys_that_tell_it_from_others():
+    given = ["pruning=saint", "hardware.batch_size=8", "+x=1", "calibration.samples=32", "calibration.target=flops:0.5"]
+    found = SimpleNamespace(
+        runtime=SimpleNamespace(choices={"dataset": "elpv", "pruning": "saint"}), overrides=SimpleNamespace(task=given)
+    )
+    varied = ["pruning", "hardware.batch_size", "+x", "calibration.target"]
+    assert names_of(found, varied)["pruning"] == "saint hardware.batch_size=8 x=1 target=flops:0.5"
+
+
 def test_a_sweep_ends_with_a_table(tmp_path):
-    done = command("-m", *SMALL, "pruning=random,tome", "task=benchmark", f"hydra.sweep.dir={tmp_path}")
+    sweep = ["pruning=random,tome", "hardware.batch_size=4,2", f"hydra.sweep.dir={tmp_path}"]
+    done = command("-m", *SMALL, "task=benchmark", *sweep)
     assert done.returncode == 0, done.stderr
+    with (tmp_path / "results.csv").open() as table:
+        names = {row["name"] for row in csv.DictReader(table)}
+    assert names == {f"{name} hardware.batch_size={size}" for name in ("random", "tome") for size in (4, 2)}
     assert "random" in done.stdout and "tome" in done.stdout
-    assert len(list(tmp_path.glob("*/metrics.json"))) == 2
+    assert len(list(tmp_path.glob("*/metrics.json"))) == 4
     assert not (tmp_path / "sweep.png").exists(), "there is no accuracy to draw"
 
 

@@ -1,5 +1,6 @@
 """The jobs of a sweep without a process: what is skipped, what fails, which launchers there are."""
 
+import csv
 import json
 import os
 import subprocess
@@ -11,12 +12,21 @@ import pytest
 from omegaconf import OmegaConf
 
 from saintprune import launching, wiring
+from saintprune.cli import RunCallback
 from saintprune.config import compose_run, config_dir
 from saintprune.errors import NotForThisModelError, SaintpruneError
 from saintprune.files import locked
 from saintprune.launching import refuse_launch, varied_keys
 from saintprune.reporting.records import RunRecord
-from saintprune.reporting.sweep import Failure, failures, forget_failures, left_out, summarise
+from saintprune.reporting.sweep import (
+    Failure,
+    failures,
+    forget_failures,
+    keep_varied,
+    kept_varied,
+    left_out,
+    summarise,
+)
 from saintprune.wiring_sweep import Job, objective_values, run_searched
 
 DELTA = {"accuracy": None, "speedup": 1.5, "speedup_ci95": [1.4, 1.6], "gflops_ratio": 0.5}
@@ -129,6 +139,37 @@ def test_the_table_is_in_the_order_of_the_jobs_and_counts_one_identity_once(tmp_
     said = capsys.readouterr().out
     assert "3 runs" in said and "plan_twin" not in said
     assert said.index("plan_a") < said.index("plan_b") < said.index("plan_c")
+
+
+def test_the_keys_that_vary_are_kept_for_the_jobs(tmp_path):
+    assert kept_varied(tmp_path) == []
+    keep_varied(tmp_path, ["hardware.batch_size"])
+    keep_varied(tmp_path, ["+x", "hardware.batch_size"])
+    assert kept_varied(tmp_path) == ["hardware.batch_size", "+x"]
+
+
+def test_rows_of_a_sweep_are_named(tmp_path):
+    for number, size in enumerate((1, 8)):
+        more = {"pruning": f"ward hardware.batch_size={size}", "identity": str(size)}
+        RunRecord(**{**RECORD.__dict__, **more}).write(tmp_path / f"{number}-abc" / "metrics.json")
+    summarise(tmp_path)
+    rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    assert [row["name"] for row in rows] == ["ward hardware.batch_size=1", "ward hardware.batch_size=8"]
+    assert [row["method"] for row in rows] == ["ward", "ward"]
+
+
+def test_the_end_of_a_sweep_tells_failures_even_where_it_cannot_be_summed_up(tmp_path, ran, capsys):
+    run_searched(job(tmp_path, 0, "bad"))
+    RECORD.write(tmp_path / "1" / "metrics.json")
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "metrics.json").write_text('{"schema_version": 1, "of_another": "version"}')
+    capsys.readouterr()
+    hydra = {"sweep": {"dir": str(tmp_path)}, "overrides": {"task": ["x=bad,good"]}, "sweeper": {}}
+    with pytest.raises(SystemExit) as end:
+        RunCallback().on_multirun_end(OmegaConf.create({"hydra": hydra}))
+    failed, broken = capsys.readouterr().err.splitlines()
+    assert end.value.code == 1 and failed == "failed: x=bad: layers has [99], but the network has 12 blocks"
+    assert broken.startswith(f"error: the sweep in {tmp_path} cannot be summed up: {tmp_path}/2/metrics.json is only")
 
 
 def test_a_search_reads_figures_of_the_record(tmp_path, ran):

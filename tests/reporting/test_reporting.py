@@ -9,18 +9,20 @@ import pytest
 from rich.console import Console
 
 from records import SCORES, TIMING, record
+from saintprune.analysis.figures import drawing
 from saintprune.errors import SaintpruneError
 from saintprune.files import write_atomically
+from saintprune.reporting import plots
 from saintprune.reporting.assemble import figures
 from saintprune.reporting.loggers import flat_figures
 from saintprune.reporting.plots import sweep_figure
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.sweep import summarise
-from saintprune.reporting.tables import layers_line, run_table, sweep_table
+from saintprune.reporting.tables import layers_line, run_table, sweep_names, sweep_table
 
 
-def text(renderable):
-    console = Console(width=160, record=True, file=io.StringIO())
+def text(renderable, width=160):
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(renderable)
     return console.export_text()
 
@@ -49,18 +51,26 @@ def test_a_record_comes_back_as_written(tmp_path):
 
 
 def test_what_is_no_record_is_named(tmp_path):
-    for content in ("{", "[]", '{"schema_version": 99}'):
+    for content in (
+        "{",
+        "[]",
+        '{"schema_version": 99}',
+        '{"schema_version": 1, "pruning": "tome"}',
+        '{"schema_version": 1, "config": 3}',
+    ):
         (tmp_path / "metrics.json").write_text(content)
         with pytest.raises(SaintpruneError, match=r"metrics\.json"):
             RunRecord.read(tmp_path / "metrics.json")
+        assert RunRecord.read_if_whole(tmp_path / "metrics.json") is None
+
+
+def full(descriptor):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     path = tmp_path / "metrics.json"
     path.write_text("before")
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(SaintpruneError, match=r"cannot write .*metrics\.json: No space left on device"):
@@ -98,6 +108,14 @@ def test_table_sets_side_by_side():
 
 def test_sweep_table_has_a_row_per_run():
     assert text(sweep_table([record(), record(scores=None)])).count("2.10x") == 2
+    narrow = text(sweep_table([record(pruning="random hardware.batch_size=16"), record()]), width=80)
+    assert "16" in narrow and "…" not in narrow
+
+
+def test_runs_of_a_sweep_are_told_apart_by_what_they_do_not_share():
+    runs = [record(pruning="m/fast seed=1"), record(pruning="tome")]
+    assert sweep_names(runs) == ["fast seed=1", "tome"]
+    assert sweep_names([*runs, record(dataset="e")]) == ["m d fast seed=1", "m d tome", "m e p"]
 
 
 def test_a_sweep_is_summed_up(tmp_path, capsys):
@@ -119,6 +137,29 @@ def test_sweep_figure(tmp_path):
     path = sweep_figure([record(), record()], tmp_path / "sweep.png")
     assert path.stat().st_size > 10_000 and (tmp_path / "sweep.svg").is_file()
     assert sweep_figure([record(timing=None)], tmp_path / "none.png") is None
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda path: sweep_figure([record()], path), lambda path: drawing.write(drawing.panels(1, 1)[0], path)]
+)
+def test_figures_are_whole_or_as_they_were(tmp_path, monkeypatch, draw):
+    path = tmp_path / "figure.png"
+    for one in (path, path.with_suffix(".svg")):
+        one.write_text("before")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(SaintpruneError, match="No space left"):
+            draw(path)
+    assert {one.read_text() for one in tmp_path.iterdir()} == {"before"}
+    assert draw(path) == path and path.read_bytes()[:4] == b"\x89PNG"
+    assert "<svg" in path.with_suffix(".svg").read_text()
+
+
+def test_the_legend_of_a_sweep_names_its_runs(tmp_path, monkeypatch):
+    named, point = [], plots._point
+    monkeypatch.setattr(plots, "_point", lambda axis, name, *more: named.append(name) or point(axis, name, *more))
+    sweep_figure([record(pruning="ward hardware.batch_size=1"), record(dataset="e")], tmp_path / "sweep.png")
+    assert set(named) == {"m d ward hardware.batch_size=1", "m e p"}
 
 
 def test_flat_figures_are_numbers():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from saintprune.files import write_atomically
 from saintprune.reporting.records import RunRecord
+from saintprune.reporting.tables import sweep_names
 
 
 def sweep_figure(records: Sequence[RunRecord], path: Path) -> Path | None:
@@ -19,6 +22,7 @@ def sweep_figure(records: Sequence[RunRecord], path: Path) -> Path | None:
         The path, or None where there is nothing to draw.
     """
     timed = [record for record in records if record.delta.get("speedup") is not None]
+    names = sweep_names(timed)
     panels = [
         (name, measure)
         for name, measure in (("accuracy, %", lambda r: r.pruned["accuracy"]), ("agreement, %", lambda r: r.agreement))
@@ -31,17 +35,18 @@ def sweep_figure(records: Sequence[RunRecord], path: Path) -> Path | None:
     figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (label, measure) in zip(axes, panels, strict=True):
-        for record in timed:
+        for name, record in zip(names, timed, strict=True):
             if (value := measure(record)) is not None:
-                _point(axis, record, 100 * value)
+                _point(axis, name, record, 100 * value)
         axis.set(xlabel=_what_is_faster(timed), ylabel=label)
         axis.grid(alpha=0.3)
     _unpruned_lines(axes[0], timed) if panels[0][0].startswith("accuracy") else None
     axes[-1].legend(fontsize="small", loc="best")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
-    figure.savefig(path.with_suffix(".svg"))
-    return path
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=160)
+    figure.savefig(svg, format="svg")
+    write_atomically(path.with_suffix(".svg"), svg.getvalue())
+    return write_atomically(path, png.getvalue())
 
 
 def _what_is_faster(records: Sequence[RunRecord]) -> str:
@@ -53,12 +58,10 @@ def _what_is_faster(records: Sequence[RunRecord]) -> str:
     return f"speed-up of an answer{tokens} over unpruned"
 
 
-def _point(axis, record: RunRecord, value: float) -> None:
+def _point(axis, name: str, record: RunRecord, value: float) -> None:
     """Draw one run with the interval of its speed-up."""
     speedup, (low, high) = record.delta["speedup"], record.delta["speedup_ci95"]
-    axis.errorbar(
-        speedup, value, xerr=[[speedup - low], [high - speedup]], fmt="o", capsize=2, label=record.pruning, ms=6
-    )
+    axis.errorbar(speedup, value, xerr=[[speedup - low], [high - speedup]], fmt="o", capsize=2, label=name, ms=6)
 
 
 def _unpruned_lines(axis, records: Sequence[RunRecord]) -> None:

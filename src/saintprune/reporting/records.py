@@ -98,7 +98,7 @@ class RunRecord:
         """Read a record.
 
         Raises:
-            SaintpruneError: the file is no record of this schema.
+            SaintpruneError: the file is no whole record of this schema.
         """
         try:
             content = json.loads(path.read_text())
@@ -107,15 +107,18 @@ class RunRecord:
             raise SaintpruneError(f"{path} is not a run record: {error}") from error
         if found != SCHEMA_VERSION:
             raise SaintpruneError(f"{path} has record schema {found}, but this version reads {SCHEMA_VERSION}")
-        content.get("config", {}).get("hardware", {}).pop("bandwidth", None)  # of older records
-        return cls(**content)
+        try:
+            content.get("config", {}).get("hardware", {}).pop("bandwidth", None)  # of older records
+            return cls(**content)
+        except (AttributeError, TypeError) as error:  # keys that this version lacks, or that it needs
+            raise SaintpruneError(f"{path} is only part of a record, or one of another version: {error}") from error
 
     @classmethod
     def read_if_whole(cls, path: Path) -> RunRecord | None:
         """Read a record, or return None where there is no such file or it is no record."""
         try:
             return cls.read(path) if path.is_file() else None
-        except (SaintpruneError, TypeError):  # TypeError: keys that a record of this version lacks
+        except SaintpruneError:
             return None
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
+from saintprune.files import write_atomically
 from saintprune.reporting.loggers import log_sweep
 from saintprune.reporting.plots import sweep_figure
 from saintprune.reporting.records import RunRecord
-from saintprune.reporting.results import row, write_csv
-from saintprune.reporting.tables import sweep_table
+from saintprune.reporting.results import Row, row, write_csv
+from saintprune.reporting.tables import sweep_names, sweep_table
 
-RECORD, FAILED, RESULTS = "metrics.json", "failed.json", "results.csv"  # the first two in each job's folder
+RECORD, FAILED = "metrics.json", "failed.json"  # in each job's folder
+RESULTS, VARIED = "results.csv", "varied.json"  # in the sweep's
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,33 @@ class Failure:
         return " ".join(named or self.overrides) or "the only job"
 
 
+@dataclass(frozen=True)
+class SweepRow(Row):
+    """One run of a sweep; its `record` is a path below the sweep's folder.
+
+    Attributes:
+        name: its pruning and what else tells it from the other runs, as in the sweep's table.
+    """
+
+    name: str
+
+
+def keep_varied(folder: Path, keys: Sequence[str]) -> None:
+    """Add to the keys that the jobs of a sweep differ in, in its folder, where its jobs find them on any machine.
+
+    Raises:
+        SaintpruneError: it could not be written.
+    """
+    known = dict.fromkeys([*kept_varied(folder), *keys])  # a sweep may go on with other values
+    write_atomically(folder / VARIED, json.dumps(list(known)) + "\n")
+
+
+def kept_varied(folder: Path) -> list[str]:
+    """Return the keys that `keep_varied` was given; none where it was not called."""
+    path = folder / VARIED
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
 def forget_failures(folder: Path) -> None:
     """Delete what is kept of failed jobs below a sweep's folder, before its jobs run again."""
     for path in folder.glob(f"**/{FAILED}"):
@@ -69,6 +99,9 @@ def summarise(folder: Path) -> int:
 
     Of several records of one identity the first counts: jobs that differ in nothing that matters are one. Where the
     runs were logged to W&B, their comparison becomes a run of its own in their group.
+
+    Raises:
+        SaintpruneError: a file there is no record, or table or figure cannot be written.
     """
     found: dict[str | Path, tuple[Path, RunRecord]] = {}
     for path in sorted(folder.glob(f"**/{RECORD}"), key=_number):
@@ -82,11 +115,15 @@ def summarise(folder: Path) -> int:
     figure = sweep_figure(records, folder / "sweep.png")
     if figure is not None:
         console.print(f"figure: {figure}", soft_wrap=True)
-    rows = [row(record, str(path.relative_to(folder))) for record, path in zip(records, paths, strict=True)]
+    rows = [
+        SweepRow(**asdict(row(record, str(path.relative_to(folder)))), name=name)
+        for name, record, path in zip(sweep_names(records), records, paths, strict=True)
+    ]
     table = write_csv(rows, folder / RESULTS)
     console.print(f"records: {folder}", soft_wrap=True)
     if (failed := log_sweep(records, rows, table, figure)) is not None:
-        console.print(f"[yellow]the records are there, but their comparison is not logged:[/yellow] {failed}")
+        told = "[yellow]the records are there, but their comparison is not logged:[/yellow]"
+        console.print(f"{told} {escape(failed)}", soft_wrap=True)
     return len(records)
 
 

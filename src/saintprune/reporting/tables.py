@@ -11,7 +11,7 @@ from saintprune.reporting.cells import accuracy_change, mean_tokens, number, per
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.vlm_table import Row, vlm_rows
 
-__all__ = ["layers_line", "number", "percent", "run_table", "sweep_table"]
+__all__ = ["layers_line", "number", "percent", "run_table", "sweep_names", "sweep_table"]
 
 
 def run_table(record: RunRecord) -> Table:
@@ -57,14 +57,13 @@ def layers_line(tokens: Sequence[float] | None) -> str:
 
 def sweep_table(records: Sequence[RunRecord]) -> Table:
     """Return one row per run of a sweep; what all runs share stands in the title."""
-    shared = {(record.model, record.dataset) for record in records}
+    shared = _models_and_datasets(records)
     title = " on ".join(next(iter(shared))) if len(shared) == 1 else "several models or datasets"
     table = Table(title=f"{len(records)} runs, {title}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("pruning", "accuracy", "change", "agreement", "GFLOPs", "speed-up (95 %)"):
-        table.add_column(name, justify="left" if name == "pruning" else "right")
-    for record in records:
-        name = record.pruning.removeprefix(f"{record.model}/")
-        name = name if len(shared) == 1 else f"{record.model} {record.dataset} {name}"
+        left = name == "pruning"  # whose ends tell runs apart: they are folded, not cut off
+        table.add_column(name, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
+    for name, record in zip(sweep_names(records), records, strict=True):
         table.add_row(
             name + _extrapolated(record),
             percent(record.pruned["accuracy"]),
@@ -74,6 +73,18 @@ def sweep_table(records: Sequence[RunRecord]) -> Table:
             speedup(record.delta),
         )
     return table
+
+
+def sweep_names(records: Sequence[RunRecord]) -> list[str]:
+    """Return how each run of a sweep is called beside the others: its pruning, and what they do not share."""
+    names = [record.pruning.removeprefix(f"{record.model}/") for record in records]
+    if len(_models_and_datasets(records)) == 1:
+        return names
+    return [f"{record.model} {record.dataset} {name}" for record, name in zip(records, names, strict=True)]
+
+
+def _models_and_datasets(records: Sequence[RunRecord]) -> set[tuple[str, str]]:
+    return {(record.model, record.dataset) for record in records}
 
 
 def _extrapolated(record: RunRecord) -> str:

@@ -51,7 +51,7 @@ def log_comparison(run: Any, rows: Sequence[Row], table: Path, pictures: Mapping
     """
     import wandb
 
-    names: list[Any] = [field.name for field in fields(Row)]
+    names: list[Any] = [field.name for field in fields(rows[0])]
     data: list[Any] = [[getattr(one, name) for name in names] for one in rows]
     run.name = "comparison"
     run.log({"comparison": wandb.Table(columns=names, data=data, allow_mixed_types=True)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from saintprune.analysis.verdict import Pair, Verdict
+from saintprune.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,12 +69,13 @@ def panels(number: int, columns: int, width: float = 3.4, height: float = 2.5) -
 
 
 def write(figure: Figure, path: Path) -> Path:
-    """Write a PNG, and the SVG beside it; return the path of the PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=PIXELS_PER_INCH)
+    """Write a PNG, and the SVG beside it, whole or not at all; return the path of the PNG."""
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=PIXELS_PER_INCH)
     figure.set_layout_engine("none")  # the layout is found; it need not be found again
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None}, dpi=PIXELS_PER_INCH)
-    return path
+    figure.savefig(svg, format="svg", metadata={"Date": None}, dpi=PIXELS_PER_INCH)
+    write_atomically(path.with_suffix(".svg"), svg.getvalue())
+    return write_atomically(path, png.getvalue())
 
 
 def head_and_legend(figure: Figure, title: str, entries: Sequence[Any]) -> None:
