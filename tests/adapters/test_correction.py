@@ -12,6 +12,7 @@ from saintprune.adapters.cascade import margins
 from saintprune.adapters.hf_decoder import HFDecoder
 from saintprune.adapters.hf_vision import HFVision
 from saintprune.adapters.vlm import VLM
+from saintprune.calibration.correct import Corrector
 from saintprune.correction import Correction
 from saintprune.errors import NotForThisModelError, SaintpruneError
 from saintprune.plan import Plan, Schedule
@@ -86,6 +87,8 @@ def test_what_has_no_last_linear_layer_is_refused():
     net, adapter, _ = families.make("vit")
     correction = random_for(net.head)
     net.head.weight = torch.nn.Parameter(net.head.weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(NotForThisModelError, match="are quantised"):
+        Corrector(adapter(net), [])
     with pytest.raises(NotForThisModelError, match=r"weights of the last layer, .* are quantised \(torch.int8\)"):
         adapter(net).check(replace(TOME, correction=correction))
     plan, vlm = Plan(correction=correction), vlm_families.build("llava")

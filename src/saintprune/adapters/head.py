@@ -43,12 +43,11 @@ def correct(undo: ExitStack, head: nn.Linear, correction: Correction) -> None:
     undo.callback(head.register_forward_hook(add).remove)
 
 
-def check_correction(correction: Correction, head: nn.Linear | None, net: object) -> None:
-    """Check that a correction fits a network's last layer.
+def check_head(head: nn.Linear | None, net: object) -> nn.Linear:
+    """Return a network's last layer if it can be corrected.
 
     Raises:
         NotForThisModelError: the network has no such layer, or a quantised one.
-        SaintpruneError: it has another shape.
     """
     if head is None:
         raise not_corrected(net)
@@ -57,6 +56,17 @@ def check_correction(correction: Correction, head: nn.Linear | None, net: object
             f"a correction needs the weights of the last layer, but those of this {type(net).__name__} are quantised"
             f" ({head.weight.dtype}): leave the correction out, or load that layer as floats"
         )
+    return head
+
+
+def check_correction(correction: Correction, head: nn.Linear | None, net: object) -> None:
+    """Check that a correction fits a network's last layer.
+
+    Raises:
+        NotForThisModelError: the network has no such layer, or a quantised one.
+        SaintpruneError: it has another shape.
+    """
+    head = check_head(head, net)
     if correction.weight.shape != head.weight.shape:
         found, wanted = ("x".join(map(str, one.weight.shape)) for one in (correction, head))
         raise SaintpruneError(

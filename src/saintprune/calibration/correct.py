@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from saintprune.adapters.base import ViTAdapter
-from saintprune.adapters.head import not_corrected, read_by
+from saintprune.adapters.head import check_head, read_by
 from saintprune.calibration.inputs import each_batch
 from saintprune.calibration.search import Calibrated, Calibrator, Knob
 from saintprune.calibration.targets import Target
@@ -34,12 +34,11 @@ class Corrector:
             through only once is kept.
 
     Raises:
-        NotForThisModelError: the network has no such layer.
+        NotForThisModelError: the network has no such layer, or a quantised one.
     """
 
     def __init__(self, adapter: ViTAdapter, images: Tensor | Iterable[Any]) -> None:
-        if adapter.head is None:
-            raise not_corrected(adapter.net)
+        check_head(adapter.head, adapter.net)
         self.adapter = adapter
         self.images = list(images) if isinstance(images, Iterator) else images
         self.seen: dict[str, tuple[Tensor, Tensor]] = {}  # by look: features [N, D] under pruning, and without
@@ -96,8 +95,7 @@ class Corrector:
 
     @property
     def _head(self) -> nn.Linear:
-        assert self.adapter.head is not None
-        return self.adapter.head
+        return check_head(self.adapter.head, self.adapter.net)  # another may stand in for it meanwhile
 
     @property
     def _classifier(self) -> nn.Module:
