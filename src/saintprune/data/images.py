@@ -90,15 +90,24 @@ class ImageFiles(Dataset):
 
 
 def read_rgb(source: Path | IO[bytes]) -> Image.Image:
-    """Return the fully decoded image as RGB; grey ones of 16 bits keep the upper 8.
+    """Return the fully decoded image of a file as RGB.
 
     Raises:
         ValueError: If grey values cannot be made 8 bits; of broken files, any of `DECODE_ERRORS`.
     """
     with Image.open(source) as image:
-        if image.mode == "P" and "transparency" in image.info:
-            return image.convert("RGBA").convert("RGB")  # the direct way makes Pillow warn
-        return (_of_8_bits(image) if image.mode[0] in "IF" else image).convert("RGB")
+        return as_rgb(image)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Return an image as RGB; grey ones of 16 bits keep the upper 8.
+
+    Raises:
+        ValueError: If grey values cannot be made 8 bits.
+    """
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")  # the direct way makes Pillow warn
+    return (_of_8_bits(image) if image.mode[0] in "IF" else image).convert("RGB")
 
 
 def _of_8_bits(image: Image.Image) -> Image.Image:

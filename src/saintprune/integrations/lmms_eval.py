@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from saintprune.data.images import as_rgb
 from saintprune.errors import SaintpruneError
 
 try:
@@ -158,7 +159,7 @@ def as_image(visual: Any, task: str) -> Image.Image:
     """Return what a task gives to look at as an RGB image.
 
     Raises:
-        SaintpruneError: it is a video or a sound.
+        SaintpruneError: it is a video or a sound, or has grey values that 8 bits cannot hold.
     """
     if isinstance(visual, str) and Path(visual).suffix.lower() in IMAGE_FILES:
         visual = Image.open(visual)
@@ -167,4 +168,7 @@ def as_image(visual: Any, task: str) -> Image.Image:
             f"task {task} gives {type(visual).__name__} {str(visual)[:80]!r}, but --model saintprune looks at images"
             " only: choose a task of images"
         )
-    return visual.convert("RGB")
+    try:
+        return as_rgb(visual)
+    except ValueError as error:
+        raise SaintpruneError(f"task {task}: {error}") from error
