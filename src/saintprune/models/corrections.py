@@ -83,7 +83,7 @@ def check(pruning: Mapping[str, Any]) -> None:
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     look: Mapping[str, Any] | None = pruning
     while look is not None:
-        if any(look.get(key) != written.get(key) for key in ("stages", "resize")):
+        if written is None or any(look.get(key) != written.get(key) for key in ("stages", "resize")):
             raise SaintpruneError(
                 f"pruning={name} has its classifier corrected for its own stages and size of images, and an override"
                 " changes these: fit another with calibration.correct=…, or leave it out with pruning.correction=null"
