@@ -5,19 +5,27 @@ from __future__ import annotations
 import torch
 from transformers import (
     CLIPVisionConfig,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
     MistralConfig,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
 
 IMAGE = 98  # the placeholder's token
+VIDEO = 97  # that of videos, where a model takes them
 PER_IMAGE = 16  # tokens of an image
 SPREAD = 0.3  # of the random weights: wide enough that a wrong mask or position changes the answer
 ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
@@ -56,6 +64,20 @@ def llava_next():
     return LlavaNextForConditionalGeneration, config
 
 
+def onevision():
+    tower = {
+        "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "image_size": 16, "patch_size": 4, "initializer_range": SPREAD,
+        "vision_use_head": False,
+    }  # fmt: skip
+    config = LlavaOnevisionConfig(
+        vision_config=tower, text_config=Qwen2Config(**text()), image_token_index=IMAGE, video_token_index=VIDEO,
+        image_grid_pinpoints=[[16, 32], [32, 16], [32, 32]],
+        vision_aspect_ratio="anyres_max_2",  # features of four tiles are resized
+    )  # fmt: skip
+    return LlavaOnevisionForConditionalGeneration, config
+
+
 def smolvlm():
     tower = {
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -67,19 +89,48 @@ def smolvlm():
     return SmolVLMForConditionalGeneration, config
 
 
+def internvl():
+    tower = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "image_size": [32, 32], "patch_size": [4, 4], "initializer_range": SPREAD, "layer_scale_init_value": 1.0,
+    }  # fmt: skip
+    config = InternVLConfig(vision_config=tower, text_config=Qwen2Config(**text()), image_token_id=IMAGE)
+    return InternVLForConditionalGeneration, config
+
+
+def qwen2():
+    tower = {
+        "depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "patch_size": 4, "spatial_merge_size": 2,
+        "temporal_patch_size": 1, "initializer_range": SPREAD,
+    }  # fmt: skip
+    config = Qwen2VLConfig(
+        vision_config=tower, text_config=text(rope_parameters=ROPE), image_token_id=IMAGE, video_token_id=VIDEO,
+        vision_start_token_id=96, vision_end_token_id=95,
+    )  # fmt: skip
+    return Qwen2VLForConditionalGeneration, config
+
+
 def qwen():
     tower = {
         "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32, "patch_size": 4,
         "window_size": 16, "fullatt_block_indexes": [1], "spatial_merge_size": 2, "temporal_patch_size": 1,
     }  # fmt: skip
     config = Qwen2_5_VLConfig(
-        vision_config=tower, text_config=text(rope_parameters=ROPE), image_token_id=IMAGE, video_token_id=97,
+        vision_config=tower, text_config=text(rope_parameters=ROPE), image_token_id=IMAGE, video_token_id=VIDEO,
         vision_start_token_id=96, vision_end_token_id=95,
     )  # fmt: skip
     return Qwen2_5_VLForConditionalGeneration, config
 
 
-VLMS = {"llava": llava, "llava_next": llava_next, "smolvlm": smolvlm, "qwen": qwen}
+VLMS = {
+    "llava": llava,
+    "llava_next": llava_next,
+    "onevision": onevision,
+    "smolvlm": smolvlm,
+    "internvl": internvl,
+    "qwen2": qwen2,
+    "qwen": qwen,
+}
 
 
 def build(name, implementation="sdpa", **more):
@@ -115,6 +166,15 @@ def inputs(name, net, images=(1, 2, 0), padding=(5, 0, 3)):
         sizes = torch.tensor([[16, 32], [32, 32], [30, 12]])[:count]
         more = {"pixel_values": torch.randn(count, 5, 3, 16, 16), "image_sizes": sizes}
         lengths = [len(feature) for feature in net.model.get_image_features(**more).pooler_output]
+    elif count and name == "onevision":
+        sizes = torch.tensor([[32, 20], [16, 32], [30, 12]])[:count]
+        more = {
+            "pixel_values": torch.randn(count, 5, 3, 16, 16), "image_sizes": sizes,
+            "batch_num_images": torch.tensor(images),  # one alone is cut into tiles
+        }  # fmt: skip
+        lengths = [len(feature) for feature in net.model.get_image_features(**more).pooler_output]
+    elif count and name == "internvl":
+        more = {"pixel_values": torch.randn(count, 3, 32, 32)}
     elif count and name == "smolvlm":
         pixels = torch.randn(len(images), max(images), 3, 32, 32)
         for sample, number in enumerate(images):
@@ -140,9 +200,11 @@ def row_of(name, batch, sample, images=(1, 2, 0)):
         return {key: value for key, value in row.items() if key != "mm_token_type_ids"}
     if name == "smolvlm":
         return row | {"pixel_values": batch["pixel_values"][sample : sample + 1, :count]}
-    per_image = 64 if name == "qwen" else 1
+    per_image = 64 if "image_grid_thw" in batch else 1
     row["pixel_values"] = batch["pixel_values"][first * per_image : (first + count) * per_image]
     for key in ("image_sizes", "image_grid_thw"):
         if key in batch:
             row[key] = batch[key][first : first + count]
+    if "batch_num_images" in batch:
+        row["batch_num_images"] = batch["batch_num_images"][sample : sample + 1]
     return row

@@ -10,7 +10,7 @@ from saintprune.adapters.vlm import VLM
 from saintprune.reduction.baselines import KeepAll, RandomDrop, Replay, Stride, TopKAttention
 from saintprune.reduction.pool import Pool
 from saintprune.reduction.tome import ToMe
-from vlm_families import IMAGE, VLMS, build, inputs, row_of
+from vlm_families import IMAGE, VIDEO, VLMS, build, inputs, prompts, row_of
 
 # a random model may say the placeholder itself, which no prompt may hold without its image
 TOKENS = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "suppress_tokens": [IMAGE]}
@@ -299,6 +299,40 @@ def test_tiles_of_all_images_in_one_row():
         assert run.events[-1].tokens_after < run.events[-1].tokens_before
 
 
+@pytest.mark.parametrize("site", ["projector", "language"])
+def test_tiles_of_one_image_are_pruned_apart(site):
+    """InternVL's tiles stand side by side, without text between them."""
+    net = build("internvl")
+    batch = prompts([[32], [16]], (0, 3)) | {"pixel_values": torch.randn(3, 3, 32, 32)}
+    plan = plans("internvl")["projector"] if site == "projector" else language(Stride(), HALF, layers=[1])
+    with VLM(net).pruned(plan, recorded=True) as run:
+        together = net.generate(**batch, **TOKENS, num_beams=2)
+        images = 3 if site == "projector" else 6  # there, before there are beams
+        assert [event.reductions[0].keep.shape for event in run.events] == [(images, 8)]
+        alone = {key: value[: 2 if key == "pixel_values" else 1] for key, value in batch.items()}
+        assert torch.equal(net.generate(**alone, **TOKENS, num_beams=2)[0], together[0])
+
+
+@pytest.mark.parametrize("site", ["projector", "language"])
+@pytest.mark.parametrize("name", ["onevision", "qwen2", "qwen"])
+def test_a_video_beside_an_image_is_left_alone(name, site):
+    net = build(name)
+    batch, grid = inputs(name, net, (1,), (0,)), name != "onevision"
+    ids = torch.cat([torch.full((1, 32 if grid else 9), VIDEO), batch["input_ids"]], dim=1)
+    video = torch.randn(128, 48) if grid else torch.randn(1, 2, 3, 16, 16)  # two frames
+    batch |= {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values_videos": video}
+    if grid:
+        types = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
+        batch |= {"video_grid_thw": torch.tensor([[2, 8, 8]]), "mm_token_type_ids": types}
+    total, visual = ids.shape[1], int((ids == IMAGE).sum())
+    expected = net(**batch).logits
+    with VLM(net).pruned(Plan()):
+        assert torch.equal(net(**batch).logits, expected)
+    with VLM(net).pruned(plans(name)["projector"] if site == "projector" else language(Stride(), HALF)) as run:
+        assert generate(net, batch)[1].isfinite().all()
+        assert (run.tokens_per_layer[-1], run.visual_tokens_per_layer[-1]) == (total - visual // 2, visual // 2)
+
+
 def test_a_tower_that_no_adapter_knows():
     tower = PixtralVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=16, patch_size=4
@@ -365,9 +399,8 @@ class TestErrors:
             self.raises("0 image placeholders", lambda: net.generate(**batch, **TOKENS))
 
     def test_unknown_architecture(self):
-        self.raises(
-            "cannot prune a Linear; it knows LlavaForConditional.*Qwen2_5_VL", lambda: VLM(torch.nn.Linear(2, 2))
-        )
+        known = "LlavaFor.*LlavaNext.*LlavaOnevision.*SmolVLM.*InternVL.*Qwen2VL.*Qwen2_5_VL"
+        self.raises(f"cannot prune a Linear; it knows {known}", lambda: VLM(torch.nn.Linear(2, 2)))
 
     def test_layers_above_the_features(self):
         net = build("llava")
@@ -394,7 +427,7 @@ class TestErrors:
             plan = Plan({"vision": Stage("vision", [last + 1], SAMPLE)})
             self.raises(f"after block {last}", lambda: VLM(net).check(plan))
 
-    @pytest.mark.parametrize("name", ["smolvlm", "qwen"])
+    @pytest.mark.parametrize("name", [name for name in VLMS if name not in TOWERS])
     def test_towers_that_fold_patches(self, name):
         plan = Plan({"vision": Stage("vision", [0], SAMPLE)})
         self.raises("folds .* Use site=projector or site=language", lambda: VLM(build(name)).check(plan))
@@ -406,8 +439,9 @@ class TestErrors:
         plan = language(KeepAll(), layers="4:9")
         self.raises("the network has 6 blocks", lambda: VLM(build("llava")).check(plan))
 
-    def test_renumbering_a_grid(self):
-        self.raises("position_policy=absolute", lambda: VLM(build("qwen"), "compact"))
+    @pytest.mark.parametrize("name", ["qwen2", "qwen"])
+    def test_renumbering_a_grid(self, name):
+        self.raises("position_policy=absolute", lambda: VLM(build(name), "compact"))
 
     def test_nesting(self):
         net = build("llava")

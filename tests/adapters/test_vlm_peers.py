@@ -18,6 +18,7 @@ from saintprune.evaluation.layer_paths import Depths, follow
 from saintprune.evaluation.timing import BenchmarkSettings
 from saintprune.evaluation.vlm_benchmark import VLMBenchmark
 from saintprune.evaluation.vlm_noise import noise_prompts
+from saintprune.evaluation.vlm_passes import see_images
 from saintprune.reduction import Reducer
 from saintprune.reduction.baselines import Replay
 from saintprune.reduction.cdpruner import CDPruner
@@ -114,7 +115,8 @@ class TestPruned:
     def test_a_forward_pass_chooses_as_generate_does(self, name, plan):
         net = build(name)
         batch, plan = inputs(name, net), plans(name)[plan]
-        positions = {} if name == "qwen" else {"position_ids": (batch["attention_mask"].cumsum(1) - 1).clamp_min(0)}
+        grid = "mm_token_type_ids" in batch
+        positions = {} if grid else {"position_ids": (batch["attention_mask"].cumsum(1) - 1).clamp_min(0)}
         with VLM(net).pruned(plan, recorded=True) as run:
             first = generate(net, batch)[1][:, 0]
             chosen = [event.reductions for event in run.events]
@@ -127,8 +129,7 @@ class TestPruned:
 
 def images_of(name, net, batch):
     """The features of each image, unpruned."""
-    takes = {key: batch[key] for key in ("pixel_values", "image_sizes", "image_grid_thw") if key in batch}
-    features = list(net.model.get_image_features(**takes).pooler_output)
+    features = list(see_images(net, batch).pooler_output)
     return [tile for sample in features for tile in sample.split(16)] if name == "smolvlm" else features
 
 
@@ -146,7 +147,7 @@ def test_relevance_is_that_of_the_images_own_prompt(name, way):
         if way == "forward":
             net(**batch)
         elif way == "embeddings":
-            if name == "qwen":
+            if "mm_token_type_ids" in batch:
                 pytest.skip("its positions need the ids")
             net(**{key: value for key, value in batch.items() if key != "input_ids"}, inputs_embeds=embedded)
         else:

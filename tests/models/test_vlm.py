@@ -62,6 +62,26 @@ SMALL = {
         "vision_start_token_id": 152,
         "vision_end_token_id": 153,
     },
+    "Qwen/Qwen2-VL-7B-Instruct": {
+        "text_config": {**TEXT, "rope_parameters": MROPE},
+        "vision_config": {"depth": 3, "embed_dim": 32, "num_heads": 4, "hidden_size": 32},
+        "image_token_id": 150,
+        "video_token_id": 151,
+        "vision_start_token_id": 152,
+        "vision_end_token_id": 153,
+    },
+    "OpenGVLab/InternVL3-8B-hf": {
+        "text_config": TEXT,
+        "vision_config": {**TOWER, "image_size": [56, 56], "intermediate_size": 64},
+        "image_token_id": 150,
+    },
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf": {
+        "text_config": TEXT,
+        "vision_config": {**TOWER, "intermediate_size": 64},
+        "image_token_index": 150,
+        "video_token_index": 151,
+        "image_grid_pinpoints": [[112, 112], [56, 112]],
+    },
     "vit_s14_smollm2": {
         "text_config": TEXT,
         "vision_config": TOWER,
@@ -70,12 +90,16 @@ SMALL = {
     },
 }
 LLAVA = "llava-hf/llava-1.5-7b-hf"
+LAST_BUT_ONE = (LLAVA, "llava-hf/llava-v1.6-mistral-7b-hf", "vit_s14_smollm2")  # the block that is read
 PARAMETERS = {  # as published, tied matrices counted once
     "llava-hf/llava-1.5-7b-hf": 7_063_427_072,
     "llava-hf/llava-1.5-13b-hf": 13_351_494_656,
     "llava-hf/llava-v1.6-mistral-7b-hf": 7_566_747_648,
     "HuggingFaceTB/SmolVLM2-500M-Video-Instruct": 507_482_304,
     "Qwen/Qwen2.5-VL-3B-Instruct": 3_754_622_976,
+    "Qwen/Qwen2-VL-7B-Instruct": 8_291_375_616,
+    "OpenGVLab/InternVL3-8B-hf": 7_944_373_760,
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf": 8_030_348_832,
     "vit_s14_smollm2": 157_125_888,
 }
 
@@ -127,7 +151,7 @@ def test_the_published_dimensions_give_the_published_number_of_parameters(name: 
 @pytest.mark.parametrize("name", SMALL)
 def test_sampled_layers_keep_the_width_and_are_on_the_record(name: str) -> None:
     loaded = small(name, sample_layers=1)
-    kept = 2 if "llava" in name or name == "vit_s14_smollm2" else 1  # the features come from the last block but one
+    kept = 2 if name in LAST_BUT_ONE else 1
     assert loaded.source["layers"] == {
         "language": {"sampled": 1, "published": 3},
         "vision": {"sampled": kept, "published": 3},
@@ -193,7 +217,8 @@ def test_damaged_weights_and_folders_without_processor_are_one_line(folder: Path
 
 def test_another_architecture_is_refused_with_those_that_can_be_loaded(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "idefics3"}))
-    with pytest.raises(SaintpruneError, match=r"'idefics3'.*Llava.*LlavaNext.*SmolVLM.*Qwen2_5_VL"):
+    known = "LlavaFor.*LlavaNext.*LlavaOnevision.*SmolVLM.*InternVL.*Qwen2VL.*Qwen2_5_VL"
+    with pytest.raises(SaintpruneError, match=f"'idefics3'.*{known}"):
         load(checkpoint=str(folder))
 
 

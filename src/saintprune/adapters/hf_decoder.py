@@ -1,4 +1,4 @@
-"""Decoders of transformers: Llama, Mistral, Qwen2, Qwen3 and the text model of Qwen2.5-VL (mRoPE)."""
+"""Decoders of transformers: Llama, Mistral, Qwen2, Qwen3 and the text models of Qwen2-VL and Qwen2.5-VL (mRoPE)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaModel
 from transformers.models.mistral.modeling_mistral import MistralModel
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from saintprune.adapters.borrow import borrow, patch, refuse_other_sites, refuse_several_devices
@@ -29,7 +30,8 @@ from saintprune.plan import Plan, Step
 from saintprune.reduction import Reduction
 from saintprune.reduction.rows import taken
 
-DECODERS = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model, Qwen2_5_VLTextModel)
+_ON_A_GRID = (Qwen2VLTextModel, Qwen2_5_VLTextModel)  # image tokens have rows and columns for positions (mRoPE)
+DECODERS = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model, *_ON_A_GRID)
 DROPPED = -torch.inf  # in every channel of an image feature: the token was dropped before the decoder
 
 
@@ -121,7 +123,7 @@ class HFDecoder:
                 f"this {kind.__name__} attends in a sliding window of {getattr(config, 'sliding_window', None)} tokens,"
                 " which dropped tokens would widen: load it with sliding_window=None if your prompts are shorter"
             )
-        if self.compact and kind is Qwen2_5_VLTextModel:
+        if self.compact and kind in _ON_A_GRID:
             raise SaintpruneError(
                 "position_policy=compact renumbers a line of tokens, but this model places image tokens on a grid"
                 " (mRoPE): use position_policy=absolute"

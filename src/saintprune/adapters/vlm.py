@@ -1,4 +1,4 @@
-"""Vision-language models of transformers: LLaVA, LLaVA-NeXT, SmolVLM, Qwen2.5-VL, pruned at up to three sites."""
+"""Vision-language models of transformers, those of `vlm_families.FAMILIES`, pruned at up to three sites."""
 
 from __future__ import annotations
 
@@ -252,10 +252,11 @@ class VLM:
             output = original(*args, **kwargs)
             if run.projection is not None:
                 arguments = signature.bind(*args, **kwargs).arguments
-                features = list(output.pooler_output)
+                features, stacked = list(output.pooler_output), isinstance(output.pooler_output, Tensor)
                 if self.family.tiled:
                     features = [tile for sample in features for tile in sample.split(self.core.image_seq_len)]
-                output.pooler_output = run.projection.apply(features, arguments)
+                features = run.projection.apply(features, arguments)
+                output.pooler_output = torch.stack(features) if stacked else features
             run.decoder.image_lengths = [len(feature) for feature in output.pooler_output]
             check_counts(self.net, run.decoder)
             return output

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers.models.internvl.modeling_internvl import InternVLForConditionalGeneration
 from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration
 from transformers.models.llava_next.modeling_llava_next import LlavaNextForConditionalGeneration
+from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditionalGeneration
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMForConditionalGeneration
 
 from saintprune.adapters.hf_vision import TOWERS, HFVision
@@ -40,9 +43,16 @@ _LLAVA = Family("language_model", "vision_tower", "multi_modal_projector")
 FAMILIES: dict[type[nn.Module], Family] = {
     LlavaForConditionalGeneration: _LLAVA,
     LlavaNextForConditionalGeneration: _LLAVA,
+    LlavaOnevisionForConditionalGeneration: Family(
+        "language_model", folding="it resizes the features of large images, which folds neighbouring patches together"
+    ),
     SmolVLMForConditionalGeneration: Family(
         "text_model", folding="its connector folds squares of patches into one token", tiled=True
     ),
+    InternVLForConditionalGeneration: Family(
+        "language_model", folding="its pixel shuffle folds squares of patches into one token"
+    ),
+    Qwen2VLForConditionalGeneration: Family("language_model", folding="its tower folds 2x2 patches into one token"),
     Qwen2_5_VLForConditionalGeneration: Family(
         "language_model", folding="its tower attends in windows and folds 2x2 patches into one token"
     ),

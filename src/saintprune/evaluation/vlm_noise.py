@@ -77,7 +77,13 @@ def _smolvlm(config: Any, batch: int, generator: torch.Generator) -> dict[str, T
     return {"pixel_values": torch.randn(batch, 1, 3, side, side, generator=generator)}
 
 
-def _qwen2_5_vl(config: Any, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+def _internvl(config: Any, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """One tile a picture."""
+    height, width = config.vision_config.image_size
+    return {"pixel_values": torch.randn(batch, 3, height, width, generator=generator)}
+
+
+def _qwen_vl(config: Any, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
     """A square picture of 24 x 24 patches, 336 pixels a side at the published patch size."""
     vision, side = config.vision_config, 24
     width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
@@ -91,5 +97,8 @@ _PICTURES: dict[str, Callable[[Any, int, torch.Generator], dict[str, Tensor]]] =
     "llava": _llava,
     "llava_next": _llava_next,
     "smolvlm": _smolvlm,
-    "qwen2_5_vl": _qwen2_5_vl,
+    "llava_onevision": _llava_next,
+    "internvl": _internvl,
+    "qwen2_vl": _qwen_vl,
+    "qwen2_5_vl": _qwen_vl,
 }

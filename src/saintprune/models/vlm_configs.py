@@ -116,6 +116,27 @@ QWEN25_TOWER = {
     "out_hidden_size": 2048,
     "fullatt_block_indexes": [7, 15, 23, 31],
 }
+QWEN2_7B = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    "vocab_size": 152064,
+}
+SIGLIP_SO14_384 = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 26,  # without the last, which is not read
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "llava-hf/llava-1.5-7b-hf": {
@@ -148,6 +169,28 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "text_config": QWEN25_3B,
         "vision_config": QWEN25_TOWER,
         "tie_word_embeddings": True,
+    },
+    "Qwen/Qwen2-VL-7B-Instruct": {
+        "model_type": "qwen2_vl",
+        "text_config": QWEN2_7B
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}},
+        "vision_config": {"hidden_size": 3584},  # of what leaves it; the defaults are its other dimensions
+    },
+    "OpenGVLab/InternVL3-8B-hf": {
+        "model_type": "internvl",
+        "text_config": QWEN2_7B
+        | {
+            "model_type": "qwen2",
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e6, "factor": 2.0},
+            "vocab_size": 151674,
+        },
+        "vision_config": {"attention_bias": True},  # the defaults are its dimensions
+        "tie_word_embeddings": False,
+    },
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf": {
+        "model_type": "llava_onevision",
+        "text_config": QWEN2_7B | {"model_type": "qwen2"},
+        "vision_config": SIGLIP_SO14_384,
     },
     "vit_s14_smollm2": {
         "model_type": "llava",

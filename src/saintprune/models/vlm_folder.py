@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from transformers import (
     AutoProcessor,
+    InternVLForConditionalGeneration,
     LlavaForConditionalGeneration,
     LlavaNextForConditionalGeneration,
+    LlavaOnevisionForConditionalGeneration,
     PreTrainedModel,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
     SmolVLMForConditionalGeneration,
 )
 from transformers.utils import logging
@@ -25,7 +28,10 @@ from saintprune.models.vlm_hub import weight_files
 ARCHITECTURES: dict[str, type[PreTrainedModel]] = {  # by the model type in config.json
     "llava": LlavaForConditionalGeneration,
     "llava_next": LlavaNextForConditionalGeneration,
+    "llava_onevision": LlavaOnevisionForConditionalGeneration,
     "smolvlm": SmolVLMForConditionalGeneration,
+    "internvl": InternVLForConditionalGeneration,
+    "qwen2_vl": Qwen2VLForConditionalGeneration,
     "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
 }
 
