@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
+from saintprune.files import write_atomically
 from saintprune.reporting.cells import accuracy_change, percent, ratio, speedup
 from saintprune.reporting.comparison_table import (
     by_cell,
@@ -174,14 +175,14 @@ def caption(records: list[RunRecord]) -> str:
 def main() -> None:
     """Rewrite or check the pages."""
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        before = page.read_text()
+        before = page.read_text(encoding="utf-8")
         after = MARKED.sub(
             lambda found: found[1] + table(ROOT / "docs" / "records" / found[2], found[3], found[4]) + found[5], before
         )
         if "--check" in sys.argv and after != before:
             raise SystemExit(f"{page.relative_to(ROOT)} differs from its records: python scripts/results_table.py")
         if after != before:
-            page.write_text(after)
+            write_atomically(page, after)
 
 
 if __name__ == "__main__":

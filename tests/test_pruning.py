@@ -6,6 +6,7 @@ import gc
 import warnings
 from typing import assert_type
 
+import numpy as np
 import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
@@ -118,6 +119,11 @@ def test_prompts_that_are_padded_on_the_right_are_refused() -> None:
     assert not inputs["attention_mask"][:, -1].all(), "else nothing is padded"
     with pytest.raises(SaintpruneError, match="padding_side = 'left'"):
         prune(net, "random_language", tokens=0.6, images=inputs)
+
+
+def test_layers_may_be_numbers_of_numpy(net) -> None:
+    with prune(net, "tome", layers=np.arange(2), drop=0.5) as pruned:
+        assert pruned.plan.stages["vision"].layers == (0, 1)
 
 
 def test_drop_keeps_the_shape_of_the_schedule(net) -> None:

@@ -126,12 +126,13 @@ def test_a_corrected_pruning_is_written_and_loads(run, monkeypatch, tmp_path, pr
     written = OmegaConf.load(next(conf.rglob("*.yaml")))
     plan = instantiate(written, _convert_="all")
     assert [repr(look.correction) for look in plan.looks] == re.findall(r"Correction\(.*?\)", printed)
-    corrections.check(OmegaConf.to_container(written))
-    for key, value in {"resize": 0.3, "stages.vision.schedule.drop": 0.31}.items():
-        changed = OmegaConf.merge(written, OmegaConf.from_dotlist([f"{key}={value}"]))
-        with pytest.raises(SaintpruneError, match=r"corrected for its own stages.*pruning\.correction=null"):
-            corrections.check(OmegaConf.to_container(changed))
-        corrections.check({**OmegaConf.to_container(changed), "correction": None})
+    found = {"model": {"name": "a"}, "calibration": {"correct": None}, "pruning": written}
+    assert repr(wiring._plan(OmegaConf.create(found)).correction) == repr(plan.correction)
+    for change in ("resize=0.3", "stages.vision.schedule.drop=0.31", "second={stages:{},defer:null,second:null}"):
+        found["pruning"] = OmegaConf.merge(written, OmegaConf.from_dotlist([change]))
+        if looks == 1 or "second" not in change:
+            with pytest.raises(SaintpruneError, match=r"corrected for other stages.*pruning\.correction=null"):
+                wiring._plan(OmegaConf.create(found))
     next(conf.rglob("*.safetensors")).write_bytes(b"")
     with pytest.raises(Exception, match=r"holds no correction for look \d of a plan"):
         instantiate(written, _convert_="all")

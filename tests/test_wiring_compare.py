@@ -184,7 +184,11 @@ def test_corrections_lie_beside_the_records_and_are_timed(tmp_path, monkeypatch)
     time_folder(tmp_path, 2)
     stored = {repr(corrections.corrected(Plan(), path).correction) for path in tmp_path.glob("*.safetensors")}
     assert {repr(plan.correction) for plan in plans if plan is not None} == stored
-    assert run_all(tmp_path, cells(["tome"], [*SMALL, "dataset.size=24"], ["flops:0.9"])) == {}
+    plain = cells(["glance", "tome"], [*SMALL, "dataset.size=24"], ["flops:0.9"])
+    with pytest.raises(SaintpruneError, match=r"calibration\.correct is 21 in one and null in the other"):
+        run_all(tmp_path, plain[1:])
+    assert (tmp_path / "tome@flops0.9.safetensors").exists(), "it is said before anything is measured"
+    assert run_all(tmp_path, plain) == {}
     assert not (tmp_path / "tome@flops0.9.safetensors").exists(), "it was of the cell before"
 
 
@@ -194,12 +198,15 @@ def test_what_cannot_be_timed_in_turn(tmp_path, rounds, message):
         time_folder(tmp_path, rounds)
 
 
-def test_cells_of_other_models_are_not_timed_together(tmp_path):
+def test_cells_of_other_models_are_neither_run_nor_timed_together(tmp_path):
+    message = r"random\.json and \S*stride\.json .*: model\.net\.img_size is 64 in one and 96"
     run_all(tmp_path, cells(["random"], SMALL))
-    run_all(tmp_path, cells(["stride"], [*SMALL, "model.net.img_size=96"]))
-    with pytest.raises(
-        SaintpruneError, match=r"random\.json and \S*stride\.json .*: model\.net\.img_size is 64 in one and 96"
-    ):
+    others = cells(["stride"], [*SMALL, "model.net.img_size=96"])
+    with pytest.raises(SaintpruneError, match=message):
+        run_all(tmp_path, others)
+    assert run_all(tmp_path / "apart", others) == {}
+    (tmp_path / "apart" / "stride.json").rename(tmp_path / "stride.json")
+    with pytest.raises(SaintpruneError, match=message):
         time_folder(tmp_path, 2)
 
 

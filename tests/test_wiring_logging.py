@@ -74,3 +74,8 @@ def test_a_dataset_without_training_images_is_shown(tmp_path, monkeypatch, capsy
     printed = capsys.readouterr().out
     assert "not logged" not in printed and "without pictures" not in printed
     assert (tmp_path / "out" / "figures" / "survivors_vision.png").is_file()
+
+
+def test_noise_for_a_language_model_has_no_pictures():
+    parts = SimpleNamespace(model="a model", adapter="its adapter", data="noise")
+    assert wiring_analysis.pictures_of(parts, AnalysisSettings()) is None

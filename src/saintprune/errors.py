@@ -19,7 +19,7 @@ class NotForThisModelError(SaintpruneError):
 
 def one_line(error: Exception) -> str:
     """Return what an exception says, in one line; of those that are no mistake of the user's, also their kind."""
-    said = next(iter(str(error).splitlines()), "no message")
+    said = next(iter(str(error).strip().splitlines()), "no message")
     return said if isinstance(error, SaintpruneError) else f"{type(error).__name__}: {said}"
 
 

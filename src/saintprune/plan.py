@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Any
 
 from saintprune.correction import Correction
@@ -110,10 +111,13 @@ class Stage:
         if self.schedule is not None and not isinstance(self.schedule, Schedule):
             raise ValueError(f"schedule is {self.schedule!r}, but must be a schedule, such as Schedule(drop=0.5)")
         if not isinstance(self.layers, str):
-            object.__setattr__(self, "layers", tuple(self.layers))
-            for place in self.layers:
-                if isinstance(place, bool) or not isinstance(place, int | float):
+            places: tuple[Any, ...] = tuple(self.layers)
+            for place in places:
+                if isinstance(place, bool) or not isinstance(place, Real):
                     raise ValueError(f"layers has {place!r}, but a list holds numbers of blocks or shares of the depth")
+            plain = (int(place) if isinstance(place, Integral) else float(place) for place in places)  # numpy's, too
+            object.__setattr__(self, "layers", tuple(plain))
+            for place in self.layers:
                 if isinstance(place, float) and not 0 < place < 1:
                     raise ValueError(
                         f"layers has {place}, but floats are shares of the depth, between 0 and 1; blocks are ints"

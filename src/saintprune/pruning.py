@@ -24,7 +24,7 @@ from saintprune.adapters.borrow import patch
 from saintprune.adapters.choose import adapter_for
 from saintprune.adapters.head import not_corrected
 from saintprune.calibration.among import best_of
-from saintprune.calibration.correct import Corrector
+from saintprune.calibration.correct import Corrector, fitted_for_another
 from saintprune.calibration.inputs import batches_of, noise_for
 from saintprune.calibration.search import Calibrated, Calibrator, Knob
 from saintprune.calibration.targets import Target
@@ -169,7 +169,7 @@ def prune(
     plans = [_plan(each, settings, drop, {"defer": defer, "resize": resize}) for each in _each(method)]
     if correct_on is None:
         for each, plan in zip(_each(method), plans, strict=True):
-            _check_correction(each, plan, target)
+            _check_correction(each, plan)
     if model.training and (target is not None or correct_on is not None):
         raise SaintpruneError("the network is in training mode, whose dropout no calibration should see: net.eval()")
     corrector = None if correct_on is None else _corrector(model, adapter, correct_on)
@@ -201,16 +201,12 @@ def _plan(method: str | Plan, settings: Mapping[str, Any], drop: float | None, o
     return plan if drop is None else named_plan(plan, {"schedule": _schedule(drop, plan)})
 
 
-def _check_correction(given: str | Plan, plan: Plan, target: Target | None) -> None:
-    """Check that a correction that a plan came with is not used for other stages, sizes or strengths."""
-    if plan.correction is None or not isinstance(given, Plan):
-        return
-    turned = target is not None and Knob.of(plan).name != "defer"
-    if turned or (plan.stages, plan.resize) != (given.stages, given.resize):
-        raise SaintpruneError(
-            "the plan's correction was fitted for its own stages, strength and size of images: give correct_on= to fit"
-            " another, or leave it out with dataclasses.replace(plan, correction=None)"
-        )
+def _check_correction(given: str | Plan, plan: Plan) -> None:
+    """Check that a correction that a plan came with is not used for other stages or sizes."""
+    if plan.correction is not None:
+        before = named_plan(given)
+        if (plan.stages, plan.resize) != (before.stages, before.resize):
+            raise fitted_for_another()
 
 
 def _target(given: Mapping[str, float | None]) -> Target | None:

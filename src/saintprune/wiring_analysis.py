@@ -19,6 +19,7 @@ from saintprune.analysis.study import Part, Twin, first, study
 from saintprune.analysis.twins import shuffled
 from saintprune.binding import make
 from saintprune.config import config_file, own_config_dir
+from saintprune.data.vqa import VQAData
 from saintprune.errors import SaintpruneError
 from saintprune.hardware import HardwareProfile
 from saintprune.parts import Parts, console, progress
@@ -194,7 +195,8 @@ def sensitivity(
 
 def pictures_of(parts: Parts, settings: AnalysisSettings) -> Shown | None:
     """Return what is to be seen of the first images; None where there are none."""
-    if not settings.pictures or is_language(parts.model):
+    noise = not isinstance(parts.adapter, ViTAdapter) and not isinstance(parts.data, VQAData)
+    if not settings.pictures or is_language(parts.model) or noise:
         return None
     batch, model = next(iter(_batches(parts, settings))), parts.model
     if isinstance(parts.adapter, ViTAdapter):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast
@@ -13,14 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from saintprune import wiring, wiring_calibration
+from saintprune.binding import make
 from saintprune.calibration.search import OutOfReach
 from saintprune.calibration.targets import Target
 from saintprune.config import Task, compose_run, names_in
-from saintprune.errors import SaintpruneError
+from saintprune.errors import SaintpruneError, one_line
 from saintprune.metrics.samples import Samples
 from saintprune.models import corrections
 from saintprune.parts import Parts, console, quiet
-from saintprune.reporting.configs import changed, seeds_of
+from saintprune.reporting.configs import HARDWARE, changed, check_joins, seeds_of
 from saintprune.reporting.identity import determinants
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.samples_file import beside, write_samples
@@ -105,15 +106,19 @@ def run_all(folder: Path, planned: Sequence[Cell]) -> dict[str, str]:
 
     Returns:
         By name of the cell, why it failed.
+
+    Raises:
+        SaintpruneError: the folder's records, or other cells, are of another comparison.
     """
     quiet()
+    _check_all_join(folder, planned)
     failed: dict[str, str] = {}
     parts: Parts | None = None
     for number, cell in enumerate(planned, start=1):
         path = folder / f"{cell.name}.json"
         known_as = wiring.identity_of(cell.cfg)
         if is_recorded(path, known_as):
-            console.print(f"{path}: recorded already", soft_wrap=True)
+            console.print(f"{path}: recorded already", soft_wrap=True, markup=False)
             continue
         _tell_what_is_replaced(path, cell.cfg)
         console.print(f"[bold]{number} of {len(planned)}: {cell.name}[/bold]", soft_wrap=True)
@@ -134,17 +139,26 @@ def run_all(folder: Path, planned: Sequence[Cell]) -> dict[str, str]:
                 beside(path).unlink(missing_ok=True)  # of an earlier run that did measure something
             if parts.plan.correction is None:
                 tensors.unlink(missing_ok=True)
-        except SaintpruneError as error:
-            failed[cell.name] = str(error)
         except Exception as error:  # one method's defect, or too little memory, costs one cell
-            traceback.print_exc()
-            failed[cell.name] = f"{type(error).__name__}: {error}"
+            if not isinstance(error, SaintpruneError):
+                traceback.print_exc()
+            failed[cell.name] = one_line(error)
+            console.print(f"[red]failed:[/red] {escape(failed[cell.name])}", soft_wrap=True)
         else:
-            console.print(run_table(record) if record.out_of_reach is None else record.out_of_reach, soft_wrap=True)
-            console.print(f"record: {path}", soft_wrap=True)
-        if cell.name in failed:
-            console.print(f"[red]failed:[/red] {failed[cell.name]}", soft_wrap=True)
+            reason = record.out_of_reach
+            console.print(run_table(record) if reason is None else escape(reason), soft_wrap=True)
+            console.print(f"record: {path}", soft_wrap=True, markup=False)
     return failed
+
+
+def _check_all_join(folder: Path, planned: Sequence[Cell]) -> None:
+    """Check, before anything is measured, that the cells to come are of the comparison that a folder holds."""
+    there = {path.name: RunRecord.read_if_whole(path) for path in sorted(folder.glob("*.json"))}
+    to_stay = {name: record for name, record in there.items() if record is not None}
+    for cell in planned:
+        to_stay.pop(f"{cell.name}.json", None)
+    for cell in planned:
+        check_joins(to_stay, f"{cell.name}.json", _plain(cell.cfg), asdict(make(cell.cfg, "hardware")))
 
 
 def is_recorded(path: Path, known_as: str) -> bool:
@@ -158,9 +172,16 @@ def _tell_what_is_replaced(path: Path, cfg: DictConfig) -> None:
     record = RunRecord.read_if_whole(path)
     if record is None or "calibration" not in record.config:
         return
-    new = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
-    what = changed(determinants(record.config), determinants(new)) or "the code or its packages are others now"
-    console.print(f"[yellow]{path} will be replaced:[/yellow] {escape(what)}", soft_wrap=True)
+    before, after = determinants(record.config), determinants(_plain(cfg))
+    for config, hardware in ((before, record.hardware), (after, asdict(make(cfg, "hardware")))):
+        config["hardware"] = {key: hardware.get(key) for key in HARDWARE}
+    what = changed(before, after) or "the code or its packages are others now"
+    console.print(f"[yellow]{escape(str(path))} will be replaced:[/yellow] {escape(what)}", soft_wrap=True)
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return a config as plain data."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
 
 
 def _measured(parts: Parts, target: Target | None) -> tuple[RunRecord, Samples | None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from saintprune import wiring
-from saintprune.errors import NotForThisModelError, SaintpruneError, did_you_mean
+from saintprune.errors import NotForThisModelError, SaintpruneError, did_you_mean, one_line
 from saintprune.files import locked, write_atomically
 from saintprune.parts import console
 from saintprune.reporting.loggers import flat_figures
@@ -59,8 +59,7 @@ def run_searched(job: Job, objectives: Sequence[str] = ()) -> tuple[float, ...] 
     except SaintpruneError as error:
         _keep_failure(job, str(error), fits=not isinstance(error, NotForThisModelError))
     except Exception as error:  # a defect, or too little memory, costs one job
-        reason = str(error).strip().splitlines() or ["no message"]
-        _keep_failure(job, f"{type(error).__name__}: {reason[0]}", traceback.format_exc())
+        _keep_failure(job, one_line(error), traceback.format_exc())
     return None
 
 

@@ -473,6 +473,10 @@ class TestErrors:
         with VLM(net).pruned(language(RandomDrop(), HALF)):
             message = "prefill_chunk_size=8 would cut images .* prefill_chunk_size=None"
             self.raises(message, lambda: net.generate(**batch, **TOKENS, prefill_chunk_size=8))
+            whole = batch["input_ids"].shape[1]
+            assert torch.equal(
+                net.generate(**batch, **TOKENS, prefill_chunk_size=whole), net.generate(**batch, **TOKENS)
+            )
             self.raises(message, lambda: net.generate(**batch, generation_config=chunks))
             assert torch.equal(net.generate(**text, **TOKENS, prefill_chunk_size=2), expected)
 

@@ -119,7 +119,7 @@ def test_a_corrected_network_can_be_trained_through(net, images):
     assert net.head.weight.grad is not None
 
 
-def test_a_correction_is_for_the_plan_that_it_was_fitted_to(net, images):
+def test_a_correction_is_for_the_plan_that_it_was_fitted_to(net, images, monkeypatch):
     with prune(net, "tome", drop=0.8, correct_on=images) as pruned:
         plan = pruned.plan
     with prune(net, plan, defer=0.1) as deferring:  # the first look is as it was
@@ -127,6 +127,9 @@ def test_a_correction_is_for_the_plan_that_it_was_fitted_to(net, images):
     for changed in ({"drop": 0.9}, {"resize": 0.5}, {"layers": [1]}, {"flops": 0.8, "images": images[:8]}):
         with pytest.raises(SaintpruneError, match=r"fitted for its own stages.*give correct_on="):
             prune(net, plan, **changed)
+        with monkeypatch.context() as by_name, pytest.raises(SaintpruneError, match="fitted for its own stages"):
+            by_name.setattr("saintprune.named_plan._composed", lambda name: plan)
+            prune(net, "a/corrected", **changed)
     with prune(net, plan, drop=0.9, correct_on=images) as pruned:
         assert repr(pruned.plan.correction) != repr(plan.correction)
 

@@ -7,15 +7,16 @@ import pytest
 
 from records import record
 from saintprune.errors import SaintpruneError
-from saintprune.reporting.configs import changed, check_comparable, seeds_of, stages_of
+from saintprune.reporting.configs import changed, check_comparable, check_joins, seeds_of, stages_of
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.results import read_rows, write_csv
 
 RECORDS = Path(__file__).parents[2] / "docs" / "records"
 CONFIG = {
     "model": {"name": "tiny", "net": {"img_size": 64}}, "dataset": {"path": "d", "limit": None},
-    "hardware": {"name": "cpu", "batch_size": 4, "num_workers": 0}, "calibration": {"target": None, "samples": 64},
+    "calibration": {"target": None, "samples": 64},
 }  # fmt: skip
+HARDWARE = {"name": "cpu", "accelerator": "cpu", "batch_size": 4, "num_workers": 0}
 DEFERRING = {
     "pruning": {
         "stages": {"vision": {"layers": "all", "method": {"r": 2}}},
@@ -25,9 +26,11 @@ DEFERRING = {
 
 
 def made(part=None, samples=656, **values):
-    """Return a record of `CONFIG` with values of one part of it changed."""
+    """Return a record of `CONFIG` and `HARDWARE` with values of one part changed."""
+    if part == "hardware":
+        return replace(record(config=CONFIG), num_samples=samples, hardware={**HARDWARE, **values})
     config = CONFIG if part is None else {**CONFIG, part: {**CONFIG[part], **values}}
-    return replace(record(config=config), num_samples=samples)
+    return replace(record(config=config), num_samples=samples, hardware=HARDWARE)
 
 
 def test_stages_and_seeds_of_what_follows_are_found_too():
@@ -50,6 +53,8 @@ def test_what_changed_is_one_line():
         (made("dataset", limit=100), "dataset.limit is null in one and 100 in the other"),
         (made("model", net={"img_size": 96}), "model.net.img_size is 64 in one and 96"),
         (made("hardware", batch_size=8), "hardware.batch_size is 4 in one and 8"),
+        (made("hardware", accelerator="cuda"), "hardware.accelerator is cpu in one and cuda"),
+        (made("dataset", path="b/e"), "dataset.path is d in one and e"),
         (made("calibration", correct=512), "calibration.correct is null in one and 512"),
         (made(samples=655), "num_samples is 656 in one and 655"),
     ],
@@ -63,8 +68,18 @@ def test_records_of_other_settings_are_of_no_comparison(tmp_path, other, told):
 
 
 def test_what_changes_no_figure_may_differ():
-    unreached, later = made(samples=0), made("hardware", name="mine", num_workers=2, peak_tflops=3, devices=1)
-    check_comparable({"a": unreached, "b": made(), "c": later, "d": made("calibration", target="flops:0.5")})
+    unreached, later = made(samples=0), made("hardware", name="mine", num_workers=2, peak_tflops=3, devices=2)
+    elsewhere = made("dataset", path="/data/d", train_path="e", root="f")
+    others = {"c": later, "d": made("calibration", target="flops:0.5"), "e": elsewhere}
+    check_comparable({"a": unreached, "b": made(), **others})
+
+
+def test_a_cell_to_come_is_of_the_folders_comparison():
+    folder = {"a.json": made(), "b.json": made(samples=0)}
+    check_joins(folder, "c.json", CONFIG, HARDWARE)
+    with pytest.raises(SaintpruneError, match=r"^a.json and c.json are not of one comparison: hardware.batch_size"):
+        check_joins(folder, "c.json", CONFIG, {**HARDWARE, "batch_size": 8})
+    check_joins({"c.json": made()}, "c.json", CONFIG, {**HARDWARE, "batch_size": 8})
 
 
 @pytest.mark.parametrize("table", sorted(RECORDS.glob("*/results.csv")), ids=lambda path: path.parent.name)
@@ -72,6 +87,9 @@ def test_committed_tables_are_those_of_their_records(tmp_path, table):
     assert write_csv(read_rows(table.parent), tmp_path / "results.csv").read_text() == table.read_text()
 
 
-@pytest.mark.parametrize("folder", sorted(RECORDS.glob("v*-*")), ids=lambda folder: folder.name)
+COMPARISONS = sorted([*RECORDS.glob("v*-*"), RECORDS / "llava15_7b-noise-h100"])
+
+
+@pytest.mark.parametrize("folder", COMPARISONS, ids=lambda folder: folder.name)
 def test_committed_folders_are_comparisons(folder):
     check_comparable({path.name: RunRecord.read(path) for path in folder.glob("*.json")})

@@ -68,7 +68,7 @@ class DecoderRun:
     views: dict[object, View] = field(default_factory=dict)
     embeddings: tuple[Tensor, Tensor] | None = None
     pass_: Prompt | None = None
-    thread: int = 0
+    thread: int | None = None
 
     @property
     def current(self) -> Prompt:

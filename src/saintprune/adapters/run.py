@@ -157,7 +157,7 @@ class PrunedRun:
     deferred: Tensor | None = None
     second: PrunedRun | None = None
     tokens_of_whole: int | None = None
-    thread: int = 0
+    thread: int | None = None
 
     @property
     def current(self) -> TokenStream:
@@ -278,13 +278,13 @@ def choose(step: Step, state: LayerState) -> Reduction:
             raise SaintpruneError(f"stages.{step.name}, block {state.layer}: {error}") from error
 
 
-def check_thread(thread: int) -> None:
-    """Check that a pass goes on in the thread that began the latest one.
+def check_thread(thread: int | None) -> None:
+    """Check that a pass goes on in the thread that began the latest one; None where none has begun.
 
     Raises:
         SaintpruneError: it does not; the two would mix up their tokens.
     """
-    if thread != get_ident():
+    if thread is not None and thread != get_ident():
         raise SaintpruneError(
             "another thread began a pass in this network before one had ended, which pruning cannot follow: let threads"
             " take turns, or give each a network of its own"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from typing import Any
@@ -36,7 +37,7 @@ def reading(net: Any, projection: Projection) -> Callable[..., Any]:
 
 
 def reading_whole(net: Any) -> Callable[..., Any]:
-    """Return a `generate` that refuses to read images in chunks: each would be pruned as a prompt of its own."""
+    """Return a `generate` that refuses to read images in several chunks, each of which would be pruned alone."""
     original = net.generate
 
     @wraps(original)
@@ -45,7 +46,9 @@ def reading_whole(net: Any) -> Callable[..., Any]:
         own, default = (getattr(config, name, None) for config in (generation_config, net.generation_config))
         chunk = kwargs.get(name, own or default)
         images = kwargs.get("pixel_values") is not None or bool(kwargs.get("mm_encoder_outputs"))
-        if chunk is not None and images:
+        given = (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+        length = max((prompt.shape[1] for prompt in given if prompt is not None), default=math.inf)
+        if chunk is not None and images and chunk < length:
             raise SaintpruneError(
                 f"{name}={chunk} would cut images in parts that are pruned apart: use {name}=None for prompts with"
                 " images"

@@ -103,6 +103,15 @@ class Corrector:
         return self.adapter.classifier
 
 
+def fitted_for_another() -> SaintpruneError:
+    """Return the error of a plan whose stages, strength or size are no longer those that its correction is for."""
+    return SaintpruneError(
+        "the plan's correction was fitted for its own stages, strength and size of images, which change: fit another"
+        " (give correct_on=, on the command line calibration.correct=…), or leave it out (dataclasses.replace(plan,"
+        " correction=None), on the command line pruning.correction=null)"
+    )
+
+
 def _digest(images: Tensor) -> str:
     """Return what tells one batch of images from another."""
     return hashlib.sha256(images.cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
@@ -121,8 +130,14 @@ def search_corrected(
     What a margin costs and how many answers are kept depend on the correction, which depends on the plan. Where the
     margin is turned, the looks are corrected first. Where another number is, and costs or answers depend on the
     correction, a first search finds about which plan to correct for, and a second one goes with that correction.
+
+    Raises:
+        OutOfReach: the strongest pruning falls short of the target.
+        SaintpruneError: there is no corrector, and the plan has a correction that was fitted at another strength.
     """
     if corrector is None:
+        if Knob.of(plan).name != "defer" and any(look.correction is not None for look in plan.looks):
+            raise fitted_for_another()
         return calibrator.search(plan, target, steps, advance)
     if Knob.of(plan).name == "defer":
         return calibrator.search(corrector.corrected(plan, advance), target, steps, advance)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from saintprune.errors import SaintpruneError
+from saintprune.errors import SaintpruneError, one_line
 
 HOST = "127.0.0.1"
 GRACE = 5.0  # seconds that a process gets to say why it failed, or to end
@@ -153,7 +153,7 @@ def _telling(pipe: Connection) -> Iterator[None]:
         yield
     except Exception as error:
         with suppress(OSError):  # the first process may be gone
-            pipe.send((time.time(), f"failed: {_line(error)}"))
+            pipe.send((time.time(), f"failed: {one_line(error)}"))
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         sys.exit(1)
@@ -171,12 +171,6 @@ def _connected(store: distributed.TCPStore, rank: int, count: int) -> Iterator[N
         distributed.destroy_process_group()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _line(error: Exception) -> str:
-    """Return an error as one line."""
-    lines = str(error).strip().splitlines() or [""]
-    return lines[0] if isinstance(error, SaintpruneError) else f"{type(error).__name__}: {lines[0]}"
 
 
 def _end(process: BaseProcess, seconds: float) -> None:

@@ -85,8 +85,8 @@ def check(pruning: Mapping[str, Any]) -> None:
     while look is not None:
         if written is None or any(look.get(key) != written.get(key) for key in ("stages", "resize")):
             raise SaintpruneError(
-                f"pruning={name} has its classifier corrected for its own stages and size of images, and an override"
-                " changes these: fit another with calibration.correct=…, or leave it out with pruning.correction=null"
+                f"pruning={name} has its classifier corrected for other stages or another size of images: fit another"
+                " with calibration.correct=…, or leave it out with pruning.correction=null"
             )
         look, written = look.get("second"), written.get("second")
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from saintprune.errors import SaintpruneError
 from saintprune.reporting.records import RunRecord
 
 NO_FIGURE = ("name", "num_workers")  # of a hardware profile
-IGNORED = (*NO_FIGURE, "peak_tflops", "peak_precision")  # of it where cells are compared
+HARDWARE = ("accelerator", "precision", "batch_size", "threads", "compile")  # what of it all figures depend on
+PLACES = ("checkpoint", "path")  # of which the last part counts
+NO_DATA = ("root", "train_path")  # where the package's own data lie, and what only some cells need
 
 
 def stages_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -59,23 +62,54 @@ def check_comparable(records: Mapping[str, RunRecord]) -> None:
     """
     seen: dict[str, tuple[str, Any]] = {}
     for name, record in records.items():
-        for key, value in _shared(record).items():
-            other, known = seen.setdefault(key, (name, value))
-            if value != known:
-                raise SaintpruneError(
-                    f"{other} and {name} are not of one comparison: {key} is {_said(known)} in one and {_said(value)}"
-                    " in the other; keep each comparison in a folder of its own"
-                )
+        found = shared(record.config, record.hardware)
+        if record.num_samples:  # of what is out of reach, and where only time was measured, there are none
+            found["num_samples"] = record.num_samples
+        _check_same(name, found, seen)
 
 
-def _shared(record: RunRecord) -> dict[str, Any]:
-    """Return what the cells of one comparison have in common, as far as a record tells it."""
-    config = record.config
-    hardware = {key: value for key, value in (config.get("hardware") or {}).items() if key not in IGNORED}
-    parts = {"model": config.get("model") or {}, "dataset": config.get("dataset") or {}, "hardware": hardware}
-    found = flat(parts)
-    if record.num_samples:  # of what is out of reach, and where only time was measured, there are none
-        found["num_samples"] = record.num_samples
+def check_joins(
+    folder: Mapping[str, RunRecord], name: str, config: Mapping[str, Any], hardware: Mapping[str, Any]
+) -> None:
+    """Check that a cell to come is of the comparison that a folder holds.
+
+    Args:
+        folder: its records, by the names of their files; that of the cell itself does not count.
+        name: of the cell's file.
+        config: of the cell, as plain data.
+        hardware: the fields of its profile.
+
+    Raises:
+        SaintpruneError: it is of another model, dataset, hardware or correction.
+    """
+    seen: dict[str, tuple[str, Any]] = {}
+    for other, record in folder.items():
+        if other != name:
+            _check_same(other, shared(record.config, record.hardware), seen)
+    _check_same(name, shared(config, hardware), seen)
+
+
+def _check_same(name: str, found: Mapping[str, Any], seen: dict[str, tuple[str, Any]]) -> None:
+    """Compare what a record shares with what those before it do, `seen`, to which it is added."""
+    for key, value in found.items():
+        other, known = seen.setdefault(key, (name, value))
+        if value != known:
+            raise SaintpruneError(
+                f"{other} and {name} are not of one comparison: {key} is {_said(known)} in one and {_said(value)}"
+                " in the other; keep each comparison in a folder of its own"
+            )
+
+
+def shared(config: Mapping[str, Any], hardware: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the cells of one comparison have in common, as far as a config and the profile's fields tell it."""
+    parts = {key: config.get(key) or {} for key in ("model", "dataset")}
+    found = flat(parts | {"hardware": {key: hardware[key] for key in HARDWARE if key in hardware}})
+    for key, value in list(found.items()):
+        last = key.rpartition(".")[2]
+        if last in NO_DATA:
+            del found[key]
+        elif last in PLACES and isinstance(value, str):
+            found[key] = Path(value).name
     return found | {"calibration.correct": (config.get("calibration") or {}).get("correct")}
 
 

@@ -22,7 +22,8 @@ def sweep_figure(records: Sequence[RunRecord], path: Path) -> Path | None:
         The path, or None where there is nothing to draw.
     """
     timed = [record for record in records if record.delta.get("speedup") is not None]
-    names = sweep_names(timed)
+    called = zip(sweep_names(records), records, strict=True)
+    names = [name for name, record in called if record.delta.get("speedup") is not None]
     panels = [
         (name, measure)
         for name, measure in (("accuracy, %", lambda r: r.pruned["accuracy"]), ("agreement, %", lambda r: r.agreement))
