@@ -124,9 +124,9 @@ def shares_table(folder: Path, records: dict[str, RunRecord]) -> str:
 
 
 def place(record: RunRecord) -> str:
-    """Return where a pruning takes tokens away."""
-    sites = [stage["site"] for stage in record.config["pruning"]["stages"].values()]
-    return " and ".join(name for site, name in PLACES.items() if site in sites)
+    """Return where a pruning of a single stage takes tokens away."""
+    (stage,) = record.config["pruning"]["stages"].values()
+    return PLACES[stage["site"]]
 
 
 def share_cell(cell: list[Row], records: dict[str, RunRecord]) -> str:

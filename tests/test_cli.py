@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from saintprune.config import names_of
+from small_run import NETWORK
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
-    "model.net.architecture=vit_tiny_patch16_224", "model.net.weights=hub", "model.net.img_size=64",
-    "model.pretrained=false", "model.head=none", "dataset=synthetic", "dataset.size=8", "hardware=cpu",
+    *NETWORK, "dataset=synthetic", "dataset.size=8", "hardware=cpu",
     "hardware.batch_size=4", "hardware.num_workers=0", "benchmark.pairs=5", "hardware.threads=1",
 ]  # fmt: skip
 

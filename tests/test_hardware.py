@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from families import make
 from saintprune.binding import make as build
@@ -14,6 +13,7 @@ from saintprune.config import compose_run
 from saintprune.errors import SaintpruneError
 from saintprune.hardware import HardwareProfile, all_devices, detect
 from saintprune.reporting.records import RunRecord
+from saintprune.wiring_in_turn import _config_of
 
 
 def test_cpu():
@@ -65,7 +65,7 @@ def test_the_profile_of_an_older_record_can_be_made(tmp_path):
     node = {"_target_": "saintprune.hardware.HardwareProfile", "name": "x", "peak_tflops": 2.0, "bandwidth": 3.0}
     record = RunRecord("benchmark", "net", "noise", "tome", 0, {}, {}, {}, config={"hardware": node})
     read = RunRecord.read(record.write(tmp_path / "a.json"))
-    assert build(OmegaConf.create(read.config), "hardware") == HardwareProfile("x", peak_tflops=2.0)
+    assert build(_config_of(read), "hardware") == HardwareProfile("x", peak_tflops=2.0)
 
 
 def test_only_what_has_blocks_is_compiled():

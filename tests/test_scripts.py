@@ -20,11 +20,11 @@ from saintprune.config import compose_run
 from saintprune.errors import SaintpruneError
 from saintprune.evaluation import timing
 from saintprune.study_script import open_images, run_script, write_study
+from small_run import NETWORK
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 TINY = [
-    "model.net.architecture=vit_tiny_patch16_224", "model.net.weights=hub", "model.net.img_size=64",
-    "model.pretrained=false", "model.head=none", "dataset=synthetic", "dataset.size=8", "hardware=cpu",
+    *NETWORK, "dataset=synthetic", "dataset.size=8", "hardware=cpu",
     "hardware.batch_size=4", "hardware.num_workers=0",
 ]  # fmt: skip
 STUDIES = ("ablate_ward", "choose_margin", "choose_second", "trace_cost", "stage_error_rates")

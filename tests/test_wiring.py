@@ -18,14 +18,11 @@ from saintprune.errors import SaintpruneError
 from saintprune.models import corrections
 from saintprune.reporting.loggers import group_of
 from saintprune.reporting.records import RunRecord
+from small_run import NETWORK
 from wandb_reader import history, keep_offline, read_run
 
 SMALL = [
-    "model.net.architecture=vit_tiny_patch16_224",
-    "model.net.weights=hub",
-    "model.net.img_size=64",
-    "model.pretrained=false",
-    "model.head=none",
+    *NETWORK,
     "dataset=synthetic",
     "dataset.size=10",
     "hardware=cpu",

@@ -18,10 +18,10 @@ from saintprune.config import config_dir, register
 from saintprune.errors import SaintpruneError
 from saintprune.models.language import LoadedLanguage
 from saintprune.reporting.records import RunRecord
+from small_run import NETWORK
 
 SMALL = [
-    "task=analyze", "model.net.architecture=vit_tiny_patch16_224", "model.net.weights=hub", "model.net.img_size=64",
-    "model.pretrained=false", "model.head=none", "dataset=synthetic", "dataset.size=10", "hardware=cpu",
+    "task=analyze", *NETWORK, "dataset=synthetic", "dataset.size=10", "hardware=cpu",
     "hardware.batch_size=4", "hardware.num_workers=0", "analysis.samples=6", "analysis.twins=1", "analysis.draws=19",
     "analysis.sensitivity=0", "analysis.pictures=1", "pruning=random", "pruning.stages.vision.layers=[2]",
 ]  # fmt: skip

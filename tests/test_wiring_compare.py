@@ -18,13 +18,10 @@ from saintprune.reporting.results import read_rows
 from saintprune.reporting.samples_file import beside, read_samples
 from saintprune.wiring_compare import cells, chosen, run_all
 from saintprune.wiring_in_turn import time_folder
+from small_run import NETWORK
 
 SMALL = [
-    "model.net.architecture=vit_tiny_patch16_224",
-    "model.net.weights=hub",
-    "model.net.img_size=64",
-    "model.pretrained=false",
-    "model.head=none",
+    *NETWORK,
     "dataset=synthetic",
     "dataset.size=6",
     "hardware=cpu",

@@ -10,11 +10,11 @@ from saintprune import wiring, wiring_analysis, wiring_logging
 from saintprune.analysis.settings import AnalysisSettings
 from saintprune.config import compose_run
 from saintprune.errors import SaintpruneError
+from small_run import NETWORK
 from wandb_reader import keep_offline
 
 SMALL = [
-    "model.net.architecture=vit_tiny_patch16_224", "model.net.weights=hub", "model.net.img_size=64",
-    "model.pretrained=false", "model.head=none", "hardware=cpu", "hardware.batch_size=2", "hardware.num_workers=0",
+    *NETWORK, "hardware=cpu", "hardware.batch_size=2", "hardware.num_workers=0",
     "benchmark.pairs=1", "benchmark.max_seconds=0", "benchmark.batches=1", "task=benchmark", "pruning=random",
 ]  # fmt: skip
 

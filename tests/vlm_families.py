@@ -98,16 +98,20 @@ def internvl():
     return InternVLForConditionalGeneration, config
 
 
+def on_a_grid():
+    """What the configs of the two models say whose image tokens have rows and columns for positions."""
+    return {
+        "text_config": text(rope_parameters=ROPE), "image_token_id": IMAGE, "video_token_id": VIDEO,
+        "vision_start_token_id": 96, "vision_end_token_id": 95,
+    }  # fmt: skip
+
+
 def qwen2():
     tower = {
         "depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "patch_size": 4, "spatial_merge_size": 2,
         "temporal_patch_size": 1, "initializer_range": SPREAD,
     }  # fmt: skip
-    config = Qwen2VLConfig(
-        vision_config=tower, text_config=text(rope_parameters=ROPE), image_token_id=IMAGE, video_token_id=VIDEO,
-        vision_start_token_id=96, vision_end_token_id=95,
-    )  # fmt: skip
-    return Qwen2VLForConditionalGeneration, config
+    return Qwen2VLForConditionalGeneration, Qwen2VLConfig(vision_config=tower, **on_a_grid())
 
 
 def qwen():
@@ -115,11 +119,7 @@ def qwen():
         "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32, "patch_size": 4,
         "window_size": 16, "fullatt_block_indexes": [1], "spatial_merge_size": 2, "temporal_patch_size": 1,
     }  # fmt: skip
-    config = Qwen2_5_VLConfig(
-        vision_config=tower, text_config=text(rope_parameters=ROPE), image_token_id=IMAGE, video_token_id=VIDEO,
-        vision_start_token_id=96, vision_end_token_id=95,
-    )  # fmt: skip
-    return Qwen2_5_VLForConditionalGeneration, config
+    return Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig(vision_config=tower, **on_a_grid())
 
 
 VLMS = {

@@ -164,6 +164,11 @@ def _apart_from_others() -> Iterator[None]:
         VersionBase.instance().version_base = base  # which setbase would not take while it is unset
 
 
+def plain(node: DictConfig) -> dict[str, Any]:
+    """Return a config node as plain data."""
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, enum_to_str=True))
+
+
 def refuse_overrides(overrides: Sequence[str]) -> None:
     """Check what Hydra would meet with a traceback, or not at all; other mistakes it tells.
 

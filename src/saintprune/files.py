@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 try:
     import fcntl
@@ -13,6 +15,11 @@ except ImportError:  # Windows has none
     fcntl = None
 
 from saintprune.errors import SaintpruneError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PIXELS_PER_INCH = 160  # of figures
 
 
 def write_atomically(path: Path, content: str | bytes) -> Path:
@@ -36,6 +43,20 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
             " hydra.run.dir=DIR"
         ) from error
     return path
+
+
+def write_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, and as SVG beside it, each whole or absent; return the path of the PNG.
+
+    Raises:
+        SaintpruneError: one of them could not be written.
+    """
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=PIXELS_PER_INCH)
+    figure.set_layout_engine("none")  # the layout is found; it need not be found again
+    figure.savefig(svg, format="svg", metadata={"Date": None}, dpi=PIXELS_PER_INCH)
+    write_atomically(path.with_suffix(".svg"), svg.getvalue())
+    return write_atomically(path, png.getvalue())
 
 
 @contextmanager

@@ -115,13 +115,12 @@ class Stage:
             for place in places:
                 if isinstance(place, bool) or not isinstance(place, Real):
                     raise ValueError(f"layers has {place!r}, but a list holds numbers of blocks or shares of the depth")
-            plain = (int(place) if isinstance(place, Integral) else float(place) for place in places)  # numpy's, too
-            object.__setattr__(self, "layers", tuple(plain))
-            for place in self.layers:
-                if isinstance(place, float) and not 0 < place < 1:
+                if not isinstance(place, Integral) and not 0 < float(place) < 1:
                     raise ValueError(
                         f"layers has {place}, but floats are shares of the depth, between 0 and 1; blocks are ints"
                     )
+            plain = (int(place) if isinstance(place, Integral) else float(place) for place in places)  # numpy's, too
+            object.__setattr__(self, "layers", tuple(plain))
         elif self.layers not in ("all", "first_half", *NAMED) and not re.fullmatch(SLICE, self.layers):
             raise ValueError(
                 f"layers is {self.layers!r}, but must be a list of block numbers, 'all', 'first_half', a slice such as"

@@ -166,10 +166,8 @@ def prune(
     if correct_on is not None and images is None and target is not None:
         raise SaintpruneError("correct_on are images to correct on: to calibrate, give other ones as images= as well")
     adapter = adapter_for(model)
-    plans = [_plan(each, settings, drop, {"defer": defer, "resize": resize}) for each in _each(method)]
-    if correct_on is None:
-        for each, plan in zip(_each(method), plans, strict=True):
-            _check_correction(each, plan)
+    methods, own = _each(method), {"defer": defer, "resize": resize}
+    plans = [_plan(each, settings, drop, own, corrects=correct_on is not None) for each in methods]
     if model.training and (target is not None or correct_on is not None):
         raise SaintpruneError("the network is in training mode, whose dropout no calibration should see: net.eval()")
     corrector = None if correct_on is None else _corrector(model, adapter, correct_on)
@@ -178,7 +176,7 @@ def prune(
             raise SaintpruneError(
                 "several methods are chosen among by what they do to images: give a target and images="
             )
-        if isinstance(_each(method)[0], str):  # the numbers of a plan are the caller's
+        if isinstance(methods[0], str):  # the numbers of a plan are the caller's
             _warn_of_thresholds(plans[0], settings)
         return Pruned(model, adapter, plans[0] if corrector is None else corrector.corrected(plans[0]))
     batches = _noise(adapter, plans[0], samples) if images is None else batches_of(images, adapter, samples)
@@ -195,18 +193,21 @@ def _each(method: str | Plan | Sequence[str | Plan]) -> list[str | Plan]:
     return methods
 
 
-def _plan(method: str | Plan, settings: Mapping[str, Any], drop: float | None, own: Mapping[str, Any]) -> Plan:
-    """Return a plan with values changed: of its stages, of its schedule and of its own."""
-    plan = _with(named_plan(method, settings), own)
-    return plan if drop is None else named_plan(plan, {"schedule": _schedule(drop, plan)})
+def _plan(
+    method: str | Plan, settings: Mapping[str, Any], drop: float | None, own: Mapping[str, Any], *, corrects: bool
+) -> Plan:
+    """Return a plan with values changed: of its stages, of its schedule and of its own.
 
-
-def _check_correction(given: str | Plan, plan: Plan) -> None:
-    """Check that a correction that a plan came with is not used for other stages or sizes."""
-    if plan.correction is not None:
-        before = named_plan(given)
-        if (plan.stages, plan.resize) != (before.stages, before.resize):
-            raise fitted_for_another()
+    Raises:
+        SaintpruneError: a value is refused, or the plan has a correction for other stages or another size, and none is
+            going to be fitted (`corrects`).
+    """
+    given = named_plan(method)
+    plan = _with(named_plan(given, settings), own)
+    plan = plan if drop is None else named_plan(plan, {"schedule": _schedule(drop, plan)})
+    if plan.correction is not None and not corrects and (plan.stages, plan.resize) != (given.stages, given.resize):
+        raise fitted_for_another()
+    return plan
 
 
 def _target(given: Mapping[str, float | None]) -> Target | None:

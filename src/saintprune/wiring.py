@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from saintprune import wiring_analysis, wiring_calibration, wiring_logging, wiri
 from saintprune.binding import make
 from saintprune.calibration.search import Calibrated
 from saintprune.calibration.targets import Target
-from saintprune.config import Task
+from saintprune.config import Task, plain
 from saintprune.errors import SaintpruneError
 from saintprune.evaluation.benchmark import Benchmark, BenchmarkResult
 from saintprune.evaluation.classification import Scores, score
@@ -99,7 +99,7 @@ def identity_of(cfg: DictConfig) -> str:
     Raises:
         SaintpruneError: the hardware's values make no sense.
     """
-    config = _container(cfg)
+    config = plain(cfg)
     stages = wiring_analysis.stages_path(cfg.model.name) if names_stages(config, NAMED) else None
     return identity(config, asdict(make(cfg, "hardware")), stages)
 
@@ -176,7 +176,7 @@ def unreached(parts: Parts, reason: str) -> RunRecord:
 def _plan(cfg: DictConfig) -> Plan:
     """Return the plan of a config; stages that it names become the blocks that the analysis of the model found."""
     if cfg.calibration.correct is None:  # else others will be fitted
-        corrections.check(_container(cfg)["pruning"])
+        corrections.check(plain(cfg)["pruning"])
     return wiring_analysis.located(make(cfg, "pruning"), cfg.model.name)
 
 
@@ -290,10 +290,5 @@ def what_was_run(parts: Parts) -> dict[str, Any]:
             "unreadable_images_left_out": list(parts.data.broken),
         },
         "seed": parts.cfg.seed,
-        "config": _container(parts.cfg),
+        "config": plain(parts.cfg),
     }
-
-
-def _container(node: DictConfig) -> dict[str, Any]:
-    """Return a config node as plain data."""
-    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, enum_to_str=True))

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -18,7 +18,7 @@ from saintprune.adapters.head import not_corrected
 from saintprune.calibration.correct import Corrector, search_corrected
 from saintprune.calibration.search import Calibrated, Calibrator
 from saintprune.calibration.targets import Target
-from saintprune.config import Task, own_config_dir
+from saintprune.config import Task, own_config_dir, plain
 from saintprune.errors import SaintpruneError
 from saintprune.files import write_atomically
 from saintprune.models import corrections
@@ -147,7 +147,7 @@ def whole_batches(parts: Parts, loader: Any, samples: int) -> list[Tensor]:
 
 def _save_pruning(parts: Parts, found: Calibrated, target: Target) -> tuple[str, Path]:
     """Write the calibrated pruning as YAML; return what `pruning=` loads it by, and the file."""
-    content = cast(dict[str, Any], OmegaConf.to_container(parts.cfg.pruning, resolve=True, enum_to_str=True))
+    content = plain(parts.cfg.pruning)
     if found.stage is None:
         content[found.knob] = found.value
     elif (schedule := found.plan.stages[found.stage].schedule) is None:

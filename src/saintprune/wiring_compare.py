@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
@@ -16,7 +15,7 @@ from saintprune import wiring, wiring_calibration
 from saintprune.binding import make
 from saintprune.calibration.search import OutOfReach
 from saintprune.calibration.targets import Target
-from saintprune.config import Task, compose_run, names_in
+from saintprune.config import Task, compose_run, names_in, plain
 from saintprune.errors import SaintpruneError, one_line
 from saintprune.metrics.samples import Samples
 from saintprune.models import corrections
@@ -117,10 +116,12 @@ def run_all(folder: Path, planned: Sequence[Cell]) -> dict[str, str]:
     for number, cell in enumerate(planned, start=1):
         path = folder / f"{cell.name}.json"
         known_as = wiring.identity_of(cell.cfg)
-        if is_recorded(path, known_as):
+        there = RunRecord.read_if_whole(path)
+        if there is not None and there.identity == known_as:
             console.print(f"{path}: recorded already", soft_wrap=True, markup=False)
             continue
-        _tell_what_is_replaced(path, cell.cfg)
+        if there is not None:
+            _tell_what_is_replaced(path, there, cell.cfg)
         console.print(f"[bold]{number} of {len(planned)}: {cell.name}[/bold]", soft_wrap=True)
         try:
             if parts is None:
@@ -154,34 +155,19 @@ def run_all(folder: Path, planned: Sequence[Cell]) -> dict[str, str]:
 def _check_all_join(folder: Path, planned: Sequence[Cell]) -> None:
     """Check, before anything is measured, that the cells to come are of the comparison that a folder holds."""
     there = {path.name: RunRecord.read_if_whole(path) for path in sorted(folder.glob("*.json"))}
-    to_stay = {name: record for name, record in there.items() if record is not None}
-    for cell in planned:
-        to_stay.pop(f"{cell.name}.json", None)
-    for cell in planned:
-        check_joins(to_stay, f"{cell.name}.json", _plain(cell.cfg), asdict(make(cell.cfg, "hardware")))
+    to_come = {f"{cell.name}.json": (plain(cell.cfg), asdict(make(cell.cfg, "hardware"))) for cell in planned}
+    check_joins({name: record for name, record in there.items() if record is not None}, to_come)
 
 
-def is_recorded(path: Path, known_as: str) -> bool:
-    """Return whether there is a record of this identity."""
-    record = RunRecord.read_if_whole(path)
-    return record is not None and record.identity == known_as
-
-
-def _tell_what_is_replaced(path: Path, cfg: DictConfig) -> None:
-    """Print what is another now than in the record that stands in a cell's place, where there is one."""
-    record = RunRecord.read_if_whole(path)
-    if record is None or "calibration" not in record.config:
+def _tell_what_is_replaced(path: Path, record: RunRecord, cfg: DictConfig) -> None:
+    """Print what is another now than in the record that stands in a cell's place."""
+    if "calibration" not in record.config:
         return
-    before, after = determinants(record.config), determinants(_plain(cfg))
+    before, after = determinants(record.config), determinants(plain(cfg))
     for config, hardware in ((before, record.hardware), (after, asdict(make(cfg, "hardware")))):
         config["hardware"] = {key: hardware.get(key) for key in HARDWARE}
     what = changed(before, after) or "the code or its packages are others now"
     console.print(f"[yellow]{escape(str(path))} will be replaced:[/yellow] {escape(what)}", soft_wrap=True)
-
-
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    """Return a config as plain data."""
-    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
 
 
 def _measured(parts: Parts, target: Target | None) -> tuple[RunRecord, Samples | None]:

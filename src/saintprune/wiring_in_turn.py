@@ -102,8 +102,13 @@ def _of_one_comparison(found: Mapping[Path, RunRecord]) -> tuple[Parts, dict[Pat
 
 
 def _config_of(record: RunRecord) -> DictConfig:
-    """Return the config that a record was made with, as composing it gives it: with keys that came later, too."""
-    return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), record.config))
+    """Return the config that a record was made with, as composing it gives it now: with keys that came later, and
+    without what went.
+    """
+    config = dict(record.config)
+    if "hardware" in config:
+        config["hardware"] = {key: value for key, value in config["hardware"].items() if key != "bandwidth"}
+    return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), config))
 
 
 def _plan_of(path: Path, record: RunRecord, plan: Plan) -> Plan:

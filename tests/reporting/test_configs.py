@@ -76,10 +76,10 @@ def test_what_changes_no_figure_may_differ():
 
 def test_a_cell_to_come_is_of_the_folders_comparison():
     folder = {"a.json": made(), "b.json": made(samples=0)}
-    check_joins(folder, "c.json", CONFIG, HARDWARE)
+    check_joins(folder, {"c.json": (CONFIG, HARDWARE)})
     with pytest.raises(SaintpruneError, match=r"^a.json and c.json are not of one comparison: hardware.batch_size"):
-        check_joins(folder, "c.json", CONFIG, {**HARDWARE, "batch_size": 8})
-    check_joins({"c.json": made()}, "c.json", CONFIG, {**HARDWARE, "batch_size": 8})
+        check_joins(folder, {"c.json": (CONFIG, {**HARDWARE, "batch_size": 8})})
+    check_joins({"c.json": made()}, {"c.json": (CONFIG, {**HARDWARE, "batch_size": 8})})
 
 
 @pytest.mark.parametrize("table", sorted(RECORDS.glob("*/results.csv")), ids=lambda path: path.parent.name)

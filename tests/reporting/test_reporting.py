@@ -11,7 +11,7 @@ from rich.console import Console
 from records import SCORES, TIMING, record
 from saintprune.analysis.figures import drawing
 from saintprune.errors import SaintpruneError
-from saintprune.files import write_atomically
+from saintprune.files import write_atomically, write_figure
 from saintprune.reporting import plots
 from saintprune.reporting.assemble import figures
 from saintprune.reporting.loggers import flat_figures
@@ -140,7 +140,7 @@ def test_sweep_figure(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "draw", [lambda path: sweep_figure([record()], path), lambda path: drawing.write(drawing.panels(1, 1)[0], path)]
+    "draw", [lambda path: sweep_figure([record()], path), lambda path: write_figure(drawing.panels(1, 1)[0], path)]
 )
 def test_figures_are_whole_or_as_they_were(tmp_path, monkeypatch, draw):
     path = tmp_path / "figure.png"

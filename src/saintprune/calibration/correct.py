@@ -114,7 +114,7 @@ def fitted_for_another() -> SaintpruneError:
 
 def _digest(images: Tensor) -> str:
     """Return what tells one batch of images from another."""
-    return hashlib.sha256(images.cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(images.cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()
 
 
 def search_corrected(

@@ -69,24 +69,21 @@ def check_comparable(records: Mapping[str, RunRecord]) -> None:
 
 
 def check_joins(
-    folder: Mapping[str, RunRecord], name: str, config: Mapping[str, Any], hardware: Mapping[str, Any]
+    folder: Mapping[str, RunRecord], to_come: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]
 ) -> None:
-    """Check that a cell to come is of the comparison that a folder holds.
+    """Check that cells to come are of the comparison that a folder holds.
 
     Args:
-        folder: its records, by the names of their files; that of the cell itself does not count.
-        name: of the cell's file.
-        config: of the cell, as plain data.
-        hardware: the fields of its profile.
+        folder: its records, by the names of their files; those that will be replaced do not count.
+        to_come: config and fields of the profile of each cell, plain data, by the name of its file.
 
     Raises:
-        SaintpruneError: it is of another model, dataset, hardware or correction.
+        SaintpruneError: one is of another model, dataset, hardware or correction.
     """
     seen: dict[str, tuple[str, Any]] = {}
-    for other, record in folder.items():
-        if other != name:
-            _check_same(other, shared(record.config, record.hardware), seen)
-    _check_same(name, shared(config, hardware), seen)
+    there = {name: (record.config, record.hardware) for name, record in folder.items() if name not in to_come}
+    for name, (config, hardware) in (there | dict(to_come)).items():
+        _check_same(name, shared(config, hardware), seen)
 
 
 def _check_same(name: str, found: Mapping[str, Any], seen: dict[str, tuple[str, Any]]) -> None:

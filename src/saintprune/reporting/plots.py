@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from saintprune.files import write_atomically
+from saintprune.files import write_figure
 from saintprune.reporting.records import RunRecord
 from saintprune.reporting.tables import sweep_names
 
@@ -21,9 +20,9 @@ def sweep_figure(records: Sequence[RunRecord], path: Path) -> Path | None:
     Returns:
         The path, or None where there is nothing to draw.
     """
-    timed = [record for record in records if record.delta.get("speedup") is not None]
     called = zip(sweep_names(records), records, strict=True)
-    names = [name for name, record in called if record.delta.get("speedup") is not None]
+    named = [(name, record) for name, record in called if record.delta.get("speedup") is not None]
+    timed = [record for _, record in named]
     panels = [
         (name, measure)
         for name, measure in (("accuracy, %", lambda r: r.pruned["accuracy"]), ("agreement, %", lambda r: r.agreement))
@@ -36,18 +35,14 @@ def sweep_figure(records: Sequence[RunRecord], path: Path) -> Path | None:
     figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (label, measure) in zip(axes, panels, strict=True):
-        for name, record in zip(names, timed, strict=True):
+        for name, record in named:
             if (value := measure(record)) is not None:
                 _point(axis, name, record, 100 * value)
         axis.set(xlabel=_what_is_faster(timed), ylabel=label)
         axis.grid(alpha=0.3)
     _unpruned_lines(axes[0], timed) if panels[0][0].startswith("accuracy") else None
     axes[-1].legend(fontsize="small", loc="best")
-    png, svg = io.BytesIO(), io.BytesIO()
-    figure.savefig(png, format="png", dpi=160)
-    figure.savefig(svg, format="svg")
-    write_atomically(path.with_suffix(".svg"), svg.getvalue())
-    return write_atomically(path, png.getvalue())
+    return write_figure(figure, path)
 
 
 def _what_is_faster(records: Sequence[RunRecord]) -> str:

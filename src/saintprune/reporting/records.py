@@ -108,9 +108,8 @@ class RunRecord:
         if found != SCHEMA_VERSION:
             raise SaintpruneError(f"{path} has record schema {found}, but this version reads {SCHEMA_VERSION}")
         try:
-            content.get("config", {}).get("hardware", {}).pop("bandwidth", None)  # of older records
             return cls(**content)
-        except (AttributeError, TypeError) as error:  # keys that this version lacks, or that it needs
+        except TypeError as error:  # keys that this version lacks, or that it needs
             raise SaintpruneError(f"{path} is only part of a record, or one of another version: {error}") from error
 
     @classmethod

@@ -19,9 +19,9 @@ from saintprune.analysis.figures.drawing import (
     stage_legend,
     styled,
     words,
-    write,
 )
 from saintprune.analysis.verdict import Verdict
+from saintprune.files import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,7 @@ def curves_figure(
         entries += [Line2D([], [], **_line(kind), label=f"weights {kind}") for kind in kinds]
         entries += stage_legend(verdict)
         head_and_legend(figure, title or f"{curves.part}: tokens from block to block", entries)
-        return write(figure, path)
+        return write_figure(figure, path)
 
 
 def _line(twin: str) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def heatmap_figure(
         bar = figure.colorbar(shown, ax=axis, shrink=0.8, aspect=30, pad=0.03, extend="both")
         bar.set_label("standard deviations from the metric's mean over blocks")
         figure.suptitle(title or f"{curves.part}: metrics by block", fontsize=11, x=0.01, ha="left")
-        return write(figure, path)
+        return write_figure(figure, path)
 
 
 def distribution_figure(curves: Curves, path: Path, verdict: Verdict | None = None, *, title: str = "") -> Path:
@@ -148,7 +148,7 @@ def distribution_figure(curves: Curves, path: Path, verdict: Verdict | None = No
             bar.set_ticks(range(5), labels=[str(root**2) for root in range(5)])
             bar.set_label("density of pairs (white: mean)")
         figure.suptitle(title or f"{curves.part}: pairs of tokens by block", fontsize=11, x=0.01, ha="left")
-        return write(figure, path)
+        return write_figure(figure, path)
 
 
 def _short(value: float) -> str:

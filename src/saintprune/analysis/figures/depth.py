@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from saintprune.analysis.curves import Curves
-from saintprune.analysis.figures.drawing import COLOURS, head_and_legend, panels, styled, words, write
+from saintprune.analysis.figures.drawing import COLOURS, head_and_legend, panels, styled, words
 from saintprune.analysis.verdict import Verdict
 from saintprune.errors import SaintpruneError
+from saintprune.files import write_figure
 
 # cosines and an entropy as a share of its maximum: on one scale whatever the model's width
 SHARED = ("neighbour_cosine_centred", "state_neighbour_cosine_centred", "self_similarity_centred", "attention_entropy")
@@ -59,7 +60,7 @@ def depth_figure(
             axis.set_xlabel("relative depth")
         entries = {line.get_label(): line for axis in axes for line in axis.get_lines() if line.get_label() in models}
         head_and_legend(figure, title or "Tokens over relative depth", list(entries.values()))
-        return write(figure, path)
+        return write_figure(figure, path)
 
 
 def _kind(curves: Curves) -> dict[str, Any]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from saintprune.analysis.verdict import Pair, Verdict
-from saintprune.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +38,6 @@ STYLE: Any = {
     "legend.fontsize": 8,
     "svg.hashsalt": "saintprune",
 }
-PIXELS_PER_INCH = 160
 LEGEND_INCHES = 2.3  # width of an entry of a legend
 HAIR = 0.06  # layers on each side of an interval, so that one of a single place can be seen
 
@@ -66,16 +62,6 @@ def panels(number: int, columns: int, width: float = 3.4, height: float = 2.5) -
     for axis in axes[number:]:
         axis.set_visible(False)
     return figure, axes[:number]
-
-
-def write(figure: Figure, path: Path) -> Path:
-    """Write a PNG, and the SVG beside it, whole or not at all; return the path of the PNG."""
-    png, svg = io.BytesIO(), io.BytesIO()
-    figure.savefig(png, format="png", dpi=PIXELS_PER_INCH)
-    figure.set_layout_engine("none")  # the layout is found; it need not be found again
-    figure.savefig(svg, format="svg", metadata={"Date": None}, dpi=PIXELS_PER_INCH)
-    write_atomically(path.with_suffix(".svg"), svg.getvalue())
-    return write_atomically(path, png.getvalue())
 
 
 def head_and_legend(figure: Figure, title: str, entries: Sequence[Any]) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from saintprune.analysis.figures.drawing import COLOURS, MARKERS, head_and_legend, panels, styled, write
+from saintprune.analysis.figures.drawing import COLOURS, MARKERS, head_and_legend, panels, styled
+from saintprune.files import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +64,7 @@ def pareto_figure(cells: Sequence[Any], path: Path) -> Path | None:
         entries.append(Line2D([], [], color="black", marker="*", ms=10, ls="", label="unpruned"))
         shared = sorted({f"{cell.model} on {cell.dataset}" for cell in cells})
         head_and_legend(figure, f"{', '.join(shared)}: what pruning costs and saves", entries)
-        return write(figure, path)
+        return write_figure(figure, path)
 
 
 def look(number: int) -> dict[str, Any]:

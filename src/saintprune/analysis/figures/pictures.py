@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-from saintprune.analysis.figures.drawing import VERMILION, picture, styled, write
+from saintprune.analysis.figures.drawing import VERMILION, picture, styled
 from saintprune.errors import SaintpruneError
+from saintprune.files import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +77,7 @@ def similarity_figure(
         assert shown is not None
         figure.colorbar(shown, ax=axes, shrink=0.6, aspect=30, pad=0.02).set_label("cosine of keys")
         figure.suptitle(title or "How alike the patches of one image are", fontsize=11, x=0.01, ha="left")
-        return write(figure, path)
+        return write_figure(figure, path)
 
 
 def survivors_figure(
@@ -128,7 +129,7 @@ def survivors_figure(
         for axis in axes.flatten():
             _bare(axis)
         figure.suptitle(title or "Patches that are left", fontsize=11, x=0.01, ha="left")
-        return write(figure, path)
+        return write_figure(figure, path)
 
 
 def left_after(layer: int, left: Mapping[int, Tensor], patches: int) -> Tensor:

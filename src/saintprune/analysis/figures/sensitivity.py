@@ -17,9 +17,9 @@ from saintprune.analysis.figures.drawing import (
     shade,
     stage_legend,
     styled,
-    write,
 )
 from saintprune.analysis.verdict import Verdict
+from saintprune.files import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ def sensitivity_figure(
         ]
         dropped = f"{100 * rows[0].share:.0f} % of the patches dropped at one block, {rows[0].samples} images"
         head_and_legend(figure, title or dropped, [*entries, *stage_legend(verdict)])
-        return write(figure, path)
+        return write_figure(figure, path)
 
 
 def _line(axis: Axes, points: Sequence[tuple[Any, ...]], colour: str, marker: str) -> None:
